@@ -1,0 +1,218 @@
+//! The command line, as clap reads it.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+/// Energies, forces and stresses from equivariant interatomic potentials
+#[derive(Debug, Parser)]
+#[command(name = "tesseral", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "Without -m, commands use the built-in SevenNet-0 (89 elements).\n\nExample: tesseral evaluate structure.cif")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct GlobalArgs {
+    /// Say more: -v what is done, -vv details, -vvv everything
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    /// Say less: neither warnings nor progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// When to use colour
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN", global = true)]
+    pub(crate) color: Color,
+    /// Threads to compute with [default: one per core]
+    #[arg(long, value_name = "N", env = "TESSERAL_THREADS", hide_env_values = true, global = true)]
+    pub(crate) threads: Option<NonZeroUsize>,
+}
+
+/// When to use colour.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    /// Makes everything printed from now on follow this choice.
+    pub(crate) fn apply(self) {
+        match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::AlwaysAnsi,
+            Self::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Compute energies, forces and stresses of structures
+    #[command(after_help = EVALUATE_HELP)]
+    Evaluate(EvaluateArgs),
+    /// Check a potential: derivatives, symmetries, smoothness, precision
+    Verify(VerifyArgs),
+    /// Describe a model: architecture, elements, cutoff, heads, licence, provenance
+    Info(InfoArgs),
+    /// Convert a MACE, SevenNet or NequIP checkpoint to an artifact, without Python and without running any of its code
+    Import(ImportArgs),
+    /// List known pretrained models
+    Models(ModelsArgs),
+    /// Download, verify and import known pretrained models (the only command that uses the network)
+    Fetch(FetchArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write the pages of all commands into a folder
+    Man {
+        /// Folder to write tesseral.1, tesseral-evaluate.1, … to
+        #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
+}
+
+const EVALUATE_HELP: &str = "\
+Reads extended XYZ, plain XYZ, POSCAR/CONTCAR and CIF, compressed with gzip or not. Prints one row per structure. With labels in
+the input (energy, forces, stress or virial, also as REF_… or dft_…), the errors against them follow.
+
+Extended XYZ written with -o carries the results under ASE's names (energy, forces, stress); results of an earlier calculation in
+the input are kept as REF_energy, REF_forces, REF_stress, ….
+
+Units: eV, Å; stress in eV/Å³, positive when tensile; pressure in GPa.";
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelArgs {
+    /// A name from `tesseral models`, an artifact, or a MACE, SevenNet or NequIP checkpoint [default: built-in SevenNet-0]
+    #[arg(short, long, value_name = "NAME|PATH", env = "TESSERAL_MODEL", value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<String>,
+    /// Head of a MACE model or modality of a SevenNet model, needed where there are several
+    #[arg(long, value_name = "HEAD")]
+    pub(crate) head: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArgs {
+    /// Structure files; `-` is standard input
+    #[arg(required = true, value_name = "FILES", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Write structures with their results as extended XYZ; `-` is standard output, instead of the table
+    #[arg(short, long, value_name = "OUT.extxyz", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Precision of the computation; geometry and energy sums are always f64
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: DtypeArg,
+    /// Add the energy of every atom to --json and -o
+    #[arg(long)]
+    pub(crate) per_atom: bool,
+    /// Print one JSON object per structure, with forces and stress, instead of the table
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Skip structures that cannot be read or evaluated; the exit code is 1 all the same
+    #[arg(long)]
+    pub(crate) keep_going: bool,
+    /// Key of the reference energy in the input
+    #[arg(long, value_name = "KEY")]
+    pub(crate) energy_key: Option<String>,
+    /// Key of the reference forces in the input
+    #[arg(long, value_name = "KEY")]
+    pub(crate) forces_key: Option<String>,
+    /// Key of the reference stress in the input
+    #[arg(long, value_name = "KEY")]
+    pub(crate) stress_key: Option<String>,
+    /// Time each structure: evaluate it alone, once to warm up and N times more, and report the fastest
+    #[arg(long, value_name = "N")]
+    pub(crate) repeat: Option<NonZeroUsize>,
+}
+
+/// Precision of the computation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DtypeArg {
+    /// Single precision
+    #[default]
+    F32,
+    /// Double precision
+    F64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Structures to check on [default: built-in ones, as far as the model knows their elements]
+    #[arg(value_name = "FILES", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Print one JSON object per check
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InfoArgs {
+    /// A name from `tesseral models`, an artifact, or a checkpoint [default: built-in SevenNet-0]
+    #[arg(value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<String>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// A MACE `.model`, a SevenNet `.pth` or a NequIP package
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// The artifact to write
+    #[arg(short, long, value_name = "NAME.safetensors", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// What to call the model [default: the name of the output file]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Licence of the weights, to be kept in the artifact
+    #[arg(long)]
+    pub(crate) licence: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelsArgs {
+    /// Print one JSON object per model
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FetchArgs {
+    /// Names from `tesseral models`
+    #[arg(required = true, value_name = "NAME")]
+    pub(crate) names: Vec<String>,
+    /// Download again what is installed already
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

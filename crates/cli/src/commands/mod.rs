@@ -1,0 +1,34 @@
+//! One module per command.
+
+mod evaluate;
+mod fetch;
+mod import;
+mod info;
+mod models;
+mod shell;
+mod verify;
+
+use crate::args::Command;
+
+/// How a command that did not break off ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Everything was done.
+    Success,
+    /// A check failed, or frames were skipped; what there is to say has been said.
+    Failure,
+}
+
+/// Runs a command.
+pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Evaluate(args) => evaluate::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Info(args) => info::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Models(args) => models::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Completions { shell } => shell::completions(shell),
+        Command::Man { output } => shell::man(output.as_deref()),
+    }
+}

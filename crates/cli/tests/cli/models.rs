@@ -1,0 +1,77 @@
+//! `info`, `models`, `import`, and which model `-m` means.
+
+use crate::common::{Sandbox, example, json_lines, with_filters};
+
+const BUILT_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sevennet-0.safetensors");
+
+#[test]
+fn the_built_in_model_describes_itself() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.run(&["info"]);
+    with_filters(|| insta::assert_snapshot!(text, @""));
+    let info = &json_lines(&sandbox.stdout(&["info", "--json"]))[0];
+    assert_eq!(info["elements"].as_array().unwrap().len(), 89);
+    assert_eq!(info["licence"], "MIT");
+    assert_eq!(info["cutoff"], 5.0);
+    // The same by name, by alias and by path.
+    for model in ["sevennet-0", "7net-0", "SevenNet-0", BUILT_IN] {
+        assert_eq!(&json_lines(&sandbox.stdout(&["info", model, "--json"]))[0], info, "{model}");
+    }
+}
+
+#[test]
+fn the_list_of_models() {
+    let sandbox = Sandbox::new();
+    let list = sandbox.stdout(&["models"]);
+    assert!(list.lines().nth(1).unwrap().starts_with("sevennet-0               built in   MIT"), "{list}");
+    let models = json_lines(&sandbox.stdout(&["models", "--json"]));
+    assert_eq!(models.len() + 1, list.lines().count());
+    let off = models.iter().find(|model| model["name"] == "mace-off23-small").unwrap();
+    assert_eq!(off["licence"], "ASL");
+    assert!(off["forbids"].as_str().unwrap().contains("academic non-commercial"));
+    // What is in the cache is installed.
+    std::fs::create_dir_all(sandbox.path("cache/models")).unwrap();
+    std::fs::copy(BUILT_IN, sandbox.path("cache/models/mace-mp-0-small.safetensors")).unwrap();
+    assert!(sandbox.stdout(&["models"]).contains("mace-mp-0-small          installed"));
+    sandbox.stdout(&["evaluate", &example("silicon.vasp"), "-m", "mace-mp-small"]);
+}
+
+#[test]
+fn models_that_are_not_there() {
+    let sandbox = Sandbox::new();
+    let silicon = example("silicon.vasp");
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "sevennet-l3i5"]), @"");
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "mace-of23-small"]), @"");
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "something else"]), @"");
+    insta::assert_snapshot!(sandbox.run(&["info", "./sevennet-0"]), @"");
+}
+
+#[test]
+fn the_model_can_come_from_the_environment() {
+    let sandbox = Sandbox::new();
+    let mut command = sandbox.tesseral(&["evaluate", &example("silicon.vasp")]);
+    command.env("TESSERAL_MODEL", "sevennet-l3i5");
+    command.assert().code(1);
+}
+
+/// Published checkpoints kept beside the repository; see its CONTRIBUTING.
+#[test]
+fn importing_a_foreign_checkpoint() {
+    let checkpoint = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/reference/checkpoints/MACE_SPICE.model");
+    if !std::path::Path::new(checkpoint).exists() {
+        eprintln!("skipped because {checkpoint} is not there");
+        return;
+    }
+    let sandbox = Sandbox::new();
+    let args = ["import", checkpoint, "-o", "spice.safetensors", "--name", "spice", "--licence", "MIT"];
+    assert_eq!(sandbox.stdout(&args), "spice.safetensors\n");
+    let info = &json_lines(&sandbox.stdout(&["info", "spice.safetensors", "--json"]))[0];
+    assert_eq!((info["name"].as_str(), info["licence"].as_str()), (Some("spice"), Some("MIT")));
+    assert_eq!(info["sha256"].as_str().unwrap().len(), 64);
+    // Imported beforehand or on the fly: the same numbers.
+    let results = ["spice.safetensors", checkpoint]
+        .map(|model| sandbox.stdout(&["evaluate", &example("ethanol.extxyz"), "-m", model, "--dtype", "f64", "-o", "-"]));
+    assert_eq!(results[0], results[1]);
+    let wrong = sandbox.run(&["import", checkpoint, "-o", "spice.model"]);
+    assert!(wrong.starts_with("exit code 2") && wrong.contains("hint: write to spice.safetensors"), "{wrong}");
+}

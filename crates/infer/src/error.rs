@@ -1,0 +1,37 @@
+//! What can go wrong when a structure is evaluated.
+
+use tesseral_atoms::StructureError;
+use tesseral_potentials::PotentialError;
+
+/// Errors of loading a potential for inference and of evaluating a structure with it.
+#[derive(Debug, thiserror::Error)]
+pub enum InferError {
+    /// The structure cannot be evaluated by any potential.
+    #[error(transparent)]
+    Structure(#[from] StructureError),
+    /// There are no atoms.
+    #[error("the structure has no atoms")]
+    NoAtoms,
+    /// The model cannot be built, or not evaluate this structure.
+    #[error(transparent)]
+    Potential(#[from] PotentialError),
+    /// The model gives numbers that are none.
+    #[error("the model's energy for this structure is {energy}, {what}")]
+    NotFinite {
+        /// The energy, eV.
+        energy: f64,
+        /// What is not finite.
+        what: &'static str,
+    },
+}
+
+impl InferError {
+    /// What the user can do about it, if anything can be said.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Potential(e) => e.hint(),
+            Self::NotFinite { .. } => Some("the structure is far from anything the model was trained on (atoms much too close?); with f32, try --dtype f64".into()),
+            Self::Structure(_) | Self::NoAtoms => None,
+        }
+    }
+}

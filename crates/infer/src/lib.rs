@@ -1,0 +1,13 @@
+//! Evaluation of potentials: energies, forces and stresses of structures.
+//!
+//! [`Potential`] is the handle: an artifact made ready for one precision and head. It batches structures, checks them, and gives one result
+//! for each.
+
+pub mod error;
+pub mod metrics;
+pub mod potential;
+pub mod verify;
+
+pub use error::InferError;
+pub use potential::{Dtype, Options, Potential};
+pub use tesseral_potentials::Evaluation;

@@ -1,0 +1,18 @@
+//! Differentiable equivariant primitives.
+//!
+//! One folder an operation, the same files in each: `mod.rs` (the mathematics, shapes, public functions), `reference.rs` (plain `f64` loops:
+//! the truth that the fast kernels are tested against), `cpu.rs` (the fast kernel, candle-free, over slices) and `autograd.rs` (the candle
+//! custom ops, differentiable twice). Channels are the fastest index everywhere.
+
+pub mod autograd;
+pub mod gate;
+pub mod graph;
+pub mod linear;
+pub mod radial;
+pub mod real;
+pub mod simd;
+pub mod spherical_harmonics;
+pub mod symmetric_contraction;
+pub mod tensor_product;
+#[cfg(test)]
+mod testing;

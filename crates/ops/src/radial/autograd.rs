@@ -1,0 +1,154 @@
+//! The candle side: an op of one derivative order is differentiated by the op of the next.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
+
+use super::cpu::{self, Basis};
+use super::{MAX_ORDER, ScalarFunction};
+use crate::autograd::{if_tracked, no_third_derivative};
+use crate::real::{dispatch_real, slice};
+
+fn edges(op: &'static str, what: &str, layout: &Layout) -> Result<usize> {
+    match layout.dims() {
+        &[n] => Ok(n),
+        dims => Err(candle_core::Error::Msg(format!("{op}: expected one row of {what}, got {dims:?}")).bt()),
+    }
+}
+
+fn check_order(op: &'static str, order: usize) -> Result<()> {
+    if order > MAX_ORDER { Err(no_third_derivative(op)) } else { Ok(()) }
+}
+
+/// d → f⁽ᵏ⁾(d)
+struct Scalar {
+    function: Arc<ScalarFunction>,
+    order: usize,
+}
+
+pub(super) fn scalar_function(d: &Tensor, function: &Arc<ScalarFunction>, order: usize) -> Result<Tensor> {
+    check_order("radial-function", order)?;
+    d.contiguous()?.apply_op1(Scalar { function: function.clone(), order })
+}
+
+impl CustomOp1 for Scalar {
+    fn name(&self) -> &'static str {
+        "radial-function"
+    }
+
+    fn cpu_fwd(&self, d: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let n = edges(self.name(), "distances", layout)?;
+        if let Some(want) = self.function.edges().filter(|&want| want != n) {
+            return Err(candle_core::Error::Msg(format!("{}: {n} distances, but parameters of {want} edges", self.name())).bt());
+        }
+        dispatch_real!(d, self.name(), |T| {
+            let out = cpu::scalar_function::<T>(&self.function, self.order, slice(d, layout)?);
+            Ok((T::to_cpu_storage_owned(out), n.into()))
+        })
+    }
+
+    fn bwd(&self, d: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        if_tracked(d, || g * scalar_function(d, &self.function, self.order + 1)?)
+    }
+}
+
+/// (d, frequencies or centres) → basis
+struct TwoSided(Basis);
+/// d → basis without parameters
+struct OneSided {
+    basis: Basis,
+    n: usize,
+}
+
+impl Basis {
+    /// The same functions, differentiated once more by the distance.
+    fn derivative(self) -> Self {
+        match self {
+            Self::Bessel { prefactor, order, frequency_order } => Self::Bessel { prefactor, order: order + 1, frequency_order },
+            Self::Gaussian { factor, order } => Self::Gaussian { factor, order: order + 1 },
+            Self::Chebyshev { order } => Self::Chebyshev { order: order + 1 },
+        }
+    }
+
+    /// Likewise by the parameters, with the sign that goes with it.
+    fn parameter_derivative(self) -> (Self, f64) {
+        match self {
+            Self::Bessel { prefactor, order, frequency_order } => {
+                (Self::Bessel { prefactor, order, frequency_order: frequency_order + 1 }, 1.0)
+            }
+            // A function of d − μ.
+            Self::Gaussian { .. } | Self::Chebyshev { .. } => (self.derivative(), -1.0),
+        }
+    }
+
+    fn total_order(self) -> usize {
+        match self {
+            Self::Bessel { order, frequency_order, .. } => order + frequency_order,
+            Self::Gaussian { order, .. } | Self::Chebyshev { order } => order,
+        }
+    }
+}
+
+pub(super) fn bessel(d: &Tensor, frequencies: &Tensor, prefactor: f64) -> Result<Tensor> {
+    two_sided(d, frequencies, Basis::Bessel { prefactor, order: 0, frequency_order: 0 })
+}
+
+pub(super) fn gaussian(d: &Tensor, centers: &Tensor, factor: f64) -> Result<Tensor> {
+    two_sided(d, centers, Basis::Gaussian { factor, order: 0 })
+}
+
+pub(super) fn chebyshev(t: &Tensor, n: usize) -> Result<Tensor> {
+    one_sided(t, n, Basis::Chebyshev { order: 0 })
+}
+
+fn two_sided(d: &Tensor, parameters: &Tensor, basis: Basis) -> Result<Tensor> {
+    check_order("radial-basis", basis.total_order())?;
+    d.contiguous()?.apply_op2(&parameters.contiguous()?, TwoSided(basis))
+}
+
+fn one_sided(d: &Tensor, n: usize, basis: Basis) -> Result<Tensor> {
+    check_order("radial-basis", basis.total_order())?;
+    d.contiguous()?.apply_op1(OneSided { basis, n })
+}
+
+impl CustomOp2 for TwoSided {
+    fn name(&self) -> &'static str {
+        "radial-basis"
+    }
+
+    fn cpu_fwd(&self, d: &CpuStorage, ld: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+        let shape = (edges(self.name(), "distances", ld)?, edges(self.name(), "parameters", lw)?);
+        dispatch_real!(d, self.name(), |T| {
+            let parameters: Vec<f64> = slice::<T>(w, lw)?.iter().map(|w| WithDType::to_f64(*w)).collect();
+            let out = cpu::basis::<T>(self.0, slice(d, ld)?, &parameters);
+            Ok((T::to_cpu_storage_owned(out), shape.into()))
+        })
+    }
+
+    fn bwd(&self, d: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let by_distance = if_tracked(d, || (g * two_sided(d, w, self.0.derivative())?)?.sum(1))?;
+        let by_parameter = if_tracked(w, || {
+            let (basis, sign) = self.0.parameter_derivative();
+            (g * two_sided(d, w, basis)?)?.sum(0)? * sign
+        })?;
+        Ok((by_distance, by_parameter))
+    }
+}
+
+impl CustomOp1 for OneSided {
+    fn name(&self) -> &'static str {
+        "radial-basis"
+    }
+
+    fn cpu_fwd(&self, d: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let n = edges(self.name(), "distances", layout)?;
+        dispatch_real!(d, self.name(), |T| {
+            let out = cpu::basis::<T>(self.basis, slice(d, layout)?, &vec![0.0; self.n]);
+            Ok((T::to_cpu_storage_owned(out), (n, self.n).into()))
+        })
+    }
+
+    fn bwd(&self, d: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
+        if_tracked(d, || (g * one_sided(d, self.n, self.basis.derivative())?)?.sum(1))
+    }
+}

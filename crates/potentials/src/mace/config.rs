@@ -1,0 +1,254 @@
+//! Hyperparameters of MACE, as far as evaluation needs them (model definitions §2).
+
+use serde::{Deserialize, Serialize};
+use tesseral_o3::{Irrep, Irreps};
+
+use crate::blocks::MlpConfig;
+
+/// A MACE or ScaleShiftMACE model.
+///
+/// Tensors of the artifact (K = channels, Z = elements, H = heads; flat equivariant weights in e3nn order with channels fastest inside
+/// features; see `ops::linear`):
+///
+/// | tensor | shape |
+/// |---|---|
+/// | `embedding.weight` | `[Z, K]`, divided by √Z when used |
+/// | `radial.frequencies` (Bessel) or `radial.centers` (Gaussian) | `[basis]` |
+/// | `radial.transform` | Agnesi `[a, q, p]`, Soft `[alpha]` |
+/// | `covalent_radii` (with a transform or ZBL) | `[Z]`, Å |
+/// | `zbl` (with ZBL) | `[a_exp, a_prefactor, c0, c1, c2, c3, p]` |
+/// | `layers.{t}.up.weight`, `.linear.weight` | flat |
+/// | `layers.{t}.skip.weight` | `[Z, flat]` for element-dependent blocks, `[1, flat]` for the non-linear block |
+/// | `layers.{t}.mix.weight` (blocks without residual) | `[Z, flat]`: the product with the element after the messages |
+/// | `layers.{t}.radial.{k}.weight` (`.bias`, `.norm.weight`, `.norm.bias`) | `[in, out]` (`[out]`) |
+/// | `layers.{t}.density.{k}.weight` … | likewise |
+/// | `layers.{t}.source.weight`, `.target.weight`, `.residual.weight`, `.linear_2.weight`, `.alpha`, `.beta` | the non-linear block |
+/// | `layers.{t}.down.weight` | the attention block |
+/// | `layers.{t}.product.{b}.monomials.{nu}` | integer `[terms, nu]` |
+/// | `layers.{t}.product.{b}.basis.{nu}` | `[2L+1, terms, paths]` |
+/// | `layers.{t}.product.{b}.weights.{nu}` | `[Z or 1, paths, K]` |
+/// | `layers.{t}.product.linear.weight` | flat |
+/// | `readouts.{r}.linear_1.weight`, `.linear_mid.*`, `.linear_2.*` | flat, `.bias` |
+/// | `atomic_energies` | `[H, Z]`, eV |
+/// | `scale`, `shift` | `[H]` |
+/// | `fields.{name}.embedding.weight` or `.linear_1/2.weight/.bias`, `fields.project.weight`, `fields.readout.weight` | charge, spin, … |
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MaceConfig {
+    /// Whether the interaction energy is scaled and shifted (ScaleShiftMACE).
+    pub scale_shift: bool,
+    /// Atomic numbers, ascending: the species index.
+    pub elements: Vec<u8>,
+    /// Names of the heads.
+    pub heads: Vec<String>,
+    /// Cutoff radius, Å.
+    pub cutoff: f64,
+    /// Radial features.
+    pub radial: RadialConfig,
+    /// Irreps of the edge harmonics, one channel each.
+    #[serde(with = "crate::irreps_serde")]
+    pub edge_irreps: Irreps,
+    /// Message-passing layers.
+    pub layers: Vec<LayerConfig>,
+    /// Readouts and the layers they read.
+    pub readouts: Vec<ReadoutConfig>,
+    /// Whether the ZBL pair repulsion is added.
+    pub zbl: bool,
+    /// Graph or node quantities (charge, spin, …) embedded into the initial features.
+    #[serde(default)]
+    pub fields: Vec<FieldConfig>,
+    /// Whether the embedded initial features have a readout of their own.
+    #[serde(default)]
+    pub field_readout: bool,
+}
+
+/// Radial features of an edge.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RadialConfig {
+    /// The basis.
+    pub basis: Basis,
+    /// How many functions.
+    pub size: usize,
+    /// Distance transform before the basis.
+    pub transform: Transform,
+    /// Exponent of the polynomial envelope.
+    pub envelope_p: u32,
+    /// Whether the envelope multiplies the basis; otherwise it multiplies the outputs of the radial network and the density.
+    pub envelope_on_basis: bool,
+}
+
+/// Radial basis functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Basis {
+    /// √(2/r_c) sin(k_n t)/t
+    Bessel,
+    /// exp(−(t−μ_n)²/(2 w²)), w = r_c/(N−1)
+    Gaussian,
+    /// T_n(t), n = 1..N
+    Chebyshev,
+}
+
+/// Distance transforms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Transform {
+    /// The distance itself.
+    None,
+    /// 1/(1 + a y^q/(1 + y^(q−p))), y = 2d/(R_u+R_v)
+    Agnesi,
+    /// A tanh step around the bond length.
+    Soft,
+}
+
+/// One interaction with its product basis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerConfig {
+    /// The interaction block.
+    pub interaction: Interaction,
+    /// Features that come in (H_in).
+    #[serde(with = "crate::irreps_serde")]
+    pub irreps_in: Irreps,
+    /// Features that are sent along edges (E).
+    #[serde(with = "crate::irreps_serde")]
+    pub irreps_edge: Irreps,
+    /// What messages are mixed into (T): K copies of each irrep.
+    #[serde(with = "crate::irreps_serde")]
+    pub irreps_target: Irreps,
+    /// Features that go out (H_out).
+    #[serde(with = "crate::irreps_serde")]
+    pub irreps_out: Irreps,
+    /// What messages are divided by (blocks without a density).
+    pub avg_num_neighbors: f64,
+    /// The radial network, including its last matrix.
+    pub radial: MlpConfig,
+    /// The density network, if the block has one.
+    #[serde(default)]
+    pub density: Option<MlpConfig>,
+    /// Highest correlation order ν.
+    pub correlation: usize,
+    /// Whether the weights of the product basis depend on the element.
+    pub element_dependent_product: bool,
+    /// Whether the skip connection is added after the product basis.
+    pub skip: bool,
+}
+
+/// The interaction blocks of model definitions §2.5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Interaction {
+    /// `RealAgnosticInteractionBlock`
+    Plain,
+    /// `RealAgnosticResidualInteractionBlock`
+    Residual,
+    /// `RealAgnosticDensityInteractionBlock`
+    Density,
+    /// `RealAgnosticDensityResidualInteractionBlock`
+    DensityResidual,
+    /// `RealAgnosticResidualNonLinearInteractionBlock`
+    ResidualNonLinear,
+    /// `RealAgnosticAttResidualInteractionBlock`
+    AttentionResidual,
+}
+
+impl Interaction {
+    /// Whether messages are divided by a learned density instead of the average number of neighbours.
+    pub fn has_density(self) -> bool {
+        matches!(self, Self::Density | Self::DensityResidual | Self::ResidualNonLinear)
+    }
+
+    /// Whether the block hands on a skip connection.
+    pub fn has_skip(self) -> bool {
+        !matches!(self, Self::Plain | Self::Density)
+    }
+}
+
+/// A readout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReadoutConfig {
+    /// Which layer's features it reads.
+    pub layer: usize,
+    /// Its form.
+    pub kind: ReadoutKind,
+    /// Features that it reads.
+    #[serde(with = "crate::irreps_serde")]
+    pub irreps_in: Irreps,
+    /// Hidden scalars over all heads (0 for a linear readout).
+    pub hidden: usize,
+    /// Activation of the hidden scalars.
+    pub activation: Option<String>,
+}
+
+/// Forms of readouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadoutKind {
+    /// One linear map.
+    Linear,
+    /// Linear, activation, linear.
+    NonLinear,
+    /// Linear, activation, linear with bias, activation, linear with bias.
+    NonLinearBias,
+}
+
+/// A quantity of the structure or its atoms that is embedded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FieldConfig {
+    /// Its name ("total_charge", "total_spin", …).
+    pub name: String,
+    /// Whether it belongs to atoms (else to the structure).
+    pub per_atom: bool,
+    /// A table of classes, or a small network.
+    pub kind: FieldKind,
+    /// Width of its embedding.
+    pub width: usize,
+    /// Value where an input does not say (0 charge, spin multiplicity 1, …).
+    pub default: f64,
+}
+
+/// How a field is embedded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "type")]
+pub enum FieldKind {
+    /// Row value + offset of a table.
+    Categorical {
+        /// Rows of the table.
+        classes: usize,
+        /// Added to the value.
+        offset: i64,
+    },
+    /// Linear, SiLU, linear.
+    Continuous {
+        /// Components of the value.
+        components: usize,
+    },
+}
+
+impl MaceConfig {
+    /// Name of the published class.
+    pub fn class_name(&self) -> &'static str {
+        if self.scale_shift { "ScaleShiftMACE" } else { "MACE" }
+    }
+
+    /// Channels K of the initial features.
+    pub fn channels(&self) -> usize {
+        self.layers.first().map_or(0, |l| l.irreps_in.count(Irrep::even(0)))
+    }
+
+    pub(crate) fn summary(&self) -> Vec<(String, String)> {
+        let hidden = self.layers.first().map_or(String::new(), |l| l.irreps_out.to_string());
+        let correlation = self.layers.iter().map(|l| l.correlation.to_string()).collect::<Vec<_>>();
+        let mut rows = vec![
+            ("hidden irreps".into(), hidden),
+            ("edge harmonics".into(), self.edge_irreps.to_string()),
+            ("correlation".into(), correlation.join(", ")),
+            ("radial basis".into(), format!("{} {:?}", self.radial.size, self.radial.basis).to_lowercase()),
+        ];
+        if self.radial.transform != Transform::None {
+            rows.push(("distance transform".into(), format!("{:?}", self.radial.transform)));
+        }
+        if self.zbl {
+            rows.push(("pair repulsion".into(), "ZBL".into()));
+        }
+        rows
+    }
+}

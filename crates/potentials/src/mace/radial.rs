@@ -1,0 +1,127 @@
+//! Radial features of edges and the pair repulsion (model definitions §2.2, §2.3).
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use tesseral_ops::radial::{self, ScalarFunction, ZblConstants};
+
+use super::config::{Basis, MaceConfig, Transform};
+use crate::batch::Batch;
+use crate::error::{Result, config_error};
+use crate::parameters::Parameters;
+
+/// Distance transform, basis and envelope.
+pub(super) struct RadialFeatures {
+    cutoff: f64,
+    envelope_p: u32,
+    envelope_on_basis: bool,
+    size: usize,
+    basis: Basis,
+    /// Bessel frequencies or Gaussian centres.
+    table: Option<Tensor>,
+    transform: Transform,
+    /// Parameters of the transform.
+    constants: Vec<f64>,
+    radii: Vec<f64>,
+}
+
+/// What an edge looks like to the networks.
+pub(super) struct EdgeFeatures {
+    /// `[E, basis]`, the envelope included if it belongs there.
+    pub(super) basis: Tensor,
+    /// `[E, 1]`, if it multiplies the outputs of networks instead.
+    pub(super) envelope: Option<Tensor>,
+}
+
+impl RadialFeatures {
+    pub(super) fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
+        let radial = &config.radial;
+        let table = match radial.basis {
+            Basis::Bessel => Some(p.get("radial.frequencies", &[radial.size])?),
+            Basis::Gaussian => Some(p.get("radial.centers", &[radial.size])?),
+            Basis::Chebyshev => None,
+        };
+        let constants = match radial.transform {
+            Transform::None => Vec::new(),
+            Transform::Agnesi => p.constants("radial.transform", &[3])?,
+            Transform::Soft => p.constants("radial.transform", &[1])?,
+        };
+        let radii = if radial.transform == Transform::None { Vec::new() } else { p.constants("covalent_radii", &[config.elements.len()])? };
+        if radial.basis == Basis::Gaussian && radial.size < 2 {
+            return Err(config_error("radial basis", "Gaussians need at least two centres"));
+        }
+        Ok(Self {
+            cutoff: config.cutoff,
+            envelope_p: radial.envelope_p,
+            envelope_on_basis: radial.envelope_on_basis,
+            size: radial.size,
+            basis: radial.basis,
+            table,
+            transform: radial.transform,
+            constants,
+            radii,
+        })
+    }
+
+    pub(super) fn forward(&self, batch: &Batch, d: &Tensor) -> Result<EdgeFeatures> {
+        let pair = |combine: fn(f64, f64) -> f64| -> Vec<f64> {
+            let radius = |atom: &u32| self.radii[batch.species[*atom as usize] as usize];
+            batch.graph.centers().iter().zip(batch.graph.neighbors()).map(|(i, j)| combine(radius(i), radius(j))).collect()
+        };
+        let t = match self.transform {
+            Transform::None => d.clone(),
+            Transform::Agnesi => radial::agnesi_transform(d, &pair(|u, v| 0.5 * (u + v)), self.constants[0], self.constants[1], self.constants[2])?,
+            Transform::Soft => radial::soft_transform(d, &pair(|u, v| u + v), self.constants[0])?,
+        };
+        let basis = match (self.basis, &self.table) {
+            (Basis::Bessel, Some(frequencies)) => radial::bessel(&t, frequencies, (2.0 / self.cutoff).sqrt())?,
+            (Basis::Gaussian, Some(centers)) => radial::gaussian(&t, centers, self.cutoff / (self.size - 1) as f64)?,
+            _ => radial::chebyshev(&t, self.size)?,
+        };
+        let envelope = radial::polynomial_envelope(d, self.envelope_p, self.cutoff)?.unsqueeze(1)?;
+        Ok(if self.envelope_on_basis {
+            EdgeFeatures { basis: basis.broadcast_mul(&envelope)?, envelope: None }
+        } else {
+            EdgeFeatures { basis, envelope: Some(envelope) }
+        })
+    }
+}
+
+/// The Ziegler–Biersack–Littmark repulsion with the constants of the checkpoint.
+pub(super) struct Repulsion {
+    constants: ZblConstants,
+    envelope_p: u32,
+    radii: Vec<f64>,
+}
+
+impl Repulsion {
+    pub(super) fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
+        let values = p.constants("zbl", &[7])?;
+        let [exponent, prefactor, c0, c1, c2, c3, envelope] = values.as_slice() else {
+            return Err(config_error("zbl", "seven constants are needed"));
+        };
+        let decay = ZblConstants::MACE.screening.map(|s| s.1);
+        let screening = [(*c0, decay[0]), (*c1, decay[1]), (*c2, decay[2]), (*c3, decay[3])];
+        Ok(Self {
+            constants: ZblConstants { coulomb: ZblConstants::MACE.coulomb, length: prefactor * 0.529, exponent: *exponent, screening },
+            envelope_p: *envelope as u32,
+            radii: p.constants("covalent_radii", &[config.elements.len()])?,
+        })
+    }
+
+    /// Half the energy of each pair, summed on the centre: eV, `[N]`.
+    pub(super) fn forward(&self, batch: &Batch, d: &Tensor) -> Result<Tensor> {
+        let species = |atom: &u32| batch.species[*atom as usize] as usize;
+        let number = |atom: &u32| u32::from(batch.elements[species(atom)]);
+        let (centers, neighbors) = (batch.graph.centers(), batch.graph.neighbors());
+        let z_u: Vec<u32> = centers.iter().map(number).collect();
+        let z_v: Vec<u32> = neighbors.iter().map(number).collect();
+        let ends: Vec<f64> = centers.iter().zip(neighbors).map(|(i, j)| self.radii[species(i)] + self.radii[species(j)]).collect();
+        let function: ScalarFunction = self
+            .constants
+            .pair_energy(&z_u, &z_v, &ends, self.envelope_p)
+            .ok_or_else(|| config_error("zbl", "one pair of atomic numbers an edge is needed"))?;
+        let pairs = radial::scalar_function(d, &Arc::new(function))?;
+        Ok(batch.graph.sum_over_centers(&pairs.unsqueeze(1)?)?.squeeze(1)?)
+    }
+}

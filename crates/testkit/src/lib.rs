@@ -1,0 +1,1 @@
+//! Finite differences, rotations and golden readers for tests.

@@ -1,0 +1,1 @@
+//! CUDA kernels, their launchers and their proofs.

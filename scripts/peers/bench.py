@@ -1,0 +1,155 @@
+"""Times Tesseral and its peers on the same structures and prints a table of ratios. Called by scripts/bench_peers.sh.
+
+Every contender evaluates energy, forces and stress in float32, neighbour list included, loading excluded; best of --reps. All run one after
+another, --rounds times over, and the best round counts: on a shared machine compare numbers of one run only. Everybody's forces are compared
+with float64 ones of the model's own Python package, computed in the same run: the column says max|F - F64| / max|F64|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from ase.io import write
+
+from systems import system
+
+HERE = Path(__file__).resolve().parent
+PEERS = {"mace": ["mace-torch", "symmetrix"], "sevennet": ["sevenn"]}
+REFERENCE = {"mace": "mace-torch", "sevennet": "sevenn"}
+
+
+def run_peer(peer: str, model: str, dtype: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
+    """Records by system; empty, with the end of the error text on stderr, where the peer fails."""
+    environment = dict(os.environ, PYTHONWARNINGS="ignore")
+    if peer == "sevenn":
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path(sys.prefix) / "e3nn-new"), environment.get("TESSERAL_E3NN_NEW", "")])
+    command = [sys.executable, str(HERE / "contender.py"), peer, model, dtype, str(threads), str(reps), *map(str, files)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{peer} failed on {model}: {done.stderr.strip()[-600:]}", file=sys.stderr)
+    records = [json.loads(line[len("RECORD ") :]) for line in done.stdout.splitlines() if line.startswith("RECORD ")]
+    return {r["system"]: r for r in records}
+
+
+def run_tesseral(model: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
+    """The same records from `tesseral evaluate --json --repeat N`, one process per structure.
+
+    Expected on stdout: one JSON object per structure (or a list of them) with `energy`, `forces` and `seconds`, the time of one
+    evaluation without loading.
+    """
+    path, _, modal = model.partition("@")
+    records = {}
+    for file in files:
+        command = ["cargo", "run", "--release", "--quiet", "--", "evaluate", str(file), "-m", path, "--json", "--dtype", "f32", "--repeat", str(reps)]
+        command += ["--head", modal] if modal else []
+        done = subprocess.run(command, env=dict(os.environ, RAYON_NUM_THREADS=str(threads)), capture_output=True, text=True)
+        if done.returncode:
+            print(f"tesseral failed on {file}: {done.stderr.strip()[-600:]}", file=sys.stderr)
+            continue
+        result = parse_json(done.stdout)
+        records[file.stem] = {
+            "system": file.stem, "atoms": len(result["forces"]), "energy": result["energy"], "forces": result["forces"],
+            "seconds": result.get("seconds"), "cpu_seconds": result.get("cpu_seconds"), "load_seconds": result.get("load_seconds"), "peak_mib": result.get("peak_mib"),
+        }
+    return records
+
+
+def parse_json(text: str) -> dict:
+    """The first structure of a JSON document or of JSON lines."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = json.loads(text.strip().splitlines()[0])
+    return value[0] if isinstance(value, list) else value
+
+
+def best(rounds: list[dict[str, dict]]) -> dict[str, dict]:
+    """Per system the record with the shortest time."""
+    result = {}
+    for records in rounds:
+        for name, record in records.items():
+            if name not in result or (record["seconds"] or np.inf) < (result[name]["seconds"] or np.inf):
+                result[name] = record
+    return result
+
+
+def table(family: str, model: str, results: dict[str, dict[str, dict]], reference: dict[str, dict], systems: list[str]) -> None:
+    print(f"\n{family} {Path(model).name}")
+    print(f"{'system':<10}{'contender':<12}{'us/atom':>10}{'ratio':>8}{'cpu us/atom':>13}{'dE/atom':>11}{'dF/max|F|':>11}{'MiB':>7}{'load s':>8}")
+    for name in systems:
+        ours = results.get("tesseral", {}).get(name, {}).get("seconds")
+        for contender, records in results.items():
+            r = records.get(name)
+            if r is None:
+                print(f"{name:<10}{contender:<12}{'failed':>10}")
+                continue
+            cell = lambda value, form: format(value, form) if value is not None else "-"
+            per_atom = 1e6 * r["seconds"] / r["atoms"] if r["seconds"] else None
+            cpu = 1e6 * r["cpu_seconds"] / r["atoms"] if r["cpu_seconds"] else None
+            ratio = r["seconds"] / ours if ours and r["seconds"] else None
+            exact = reference.get(name)
+            energy = abs(r["energy"] - exact["energy"]) / r["atoms"] if exact else None
+            force = None
+            if exact:
+                f64 = np.array(exact["forces"])
+                force = np.abs(np.array(r["forces"]) - f64).max() / np.abs(f64).max()
+            print(f"{name:<10}{contender:<12}{cell(per_atom, '.1f'):>10}{cell(ratio, '.2f'):>8}{cell(cpu, '.1f'):>13}{cell(energy, '.1e'):>11}{cell(force, '.1e'):>11}"
+                  f"{cell(r['peak_mib'], '.0f'):>7}{cell(r['load_seconds'], '.1f'):>8}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mace", action="append", default=[], metavar="FILE.model", help="a MACE model; repeatable")
+    parser.add_argument("--sevennet", action="append", default=[], metavar="FILE.pth[@MODAL]", help="a SevenNet checkpoint, or a folder name of sevenn/pretrained_potentials; repeatable")
+    parser.add_argument("--systems", default="si64,si216,nacl216,water192")
+    parser.add_argument("--contenders", default="tesseral,mace-torch,symmetrix,sevenn")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("target/bench-peers"), help="where structures and results.json go")
+    args = parser.parse_args()
+    if not args.mace and not args.sevennet:
+        parser.error("name at least one model with --mace or --sevennet")
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    systems = args.systems.split(",")
+    files = []
+    for name in systems:
+        files.append(args.out.resolve() / f"{name}.xyz")
+        write(files[-1], system(name), format="extxyz")
+    wanted = args.contenders.split(",")
+    print(f"load {os.getloadavg()[0]:.1f}, {args.threads} threads, best of {args.reps} in each of {args.rounds} rounds, float32, energy + forces + stress")
+
+    everything = []
+    for family, model in [("mace", m) for m in args.mace] + [("sevennet", m) for m in args.sevennet]:
+        if family == "sevennet" and not Path(model.partition("@")[0]).exists():
+            folder, at, modal = model.partition("@")
+            found = glob.glob(f"{sys.prefix}/lib/python*/site-packages/sevenn/pretrained_potentials/{folder}/*.pth")
+            if not found:
+                parser.error(f"{folder} is neither a file nor a checkpoint shipped with sevenn")
+            model = found[0] + at + modal
+        reference = run_peer(REFERENCE[family], model, "float64", args.threads, 0, files)
+        rounds: dict[str, list] = {}
+        for _ in range(args.rounds):
+            for contender in wanted:
+                if contender == "tesseral":
+                    rounds.setdefault(contender, []).append(run_tesseral(model, args.threads, args.reps, files))
+                elif contender in PEERS[family]:
+                    rounds.setdefault(contender, []).append(run_peer(contender, model, "float32", args.threads, args.reps, files))
+        results = {contender: best(records) for contender, records in rounds.items()}
+        table(family, model, results, reference, systems)
+        everything.append({"family": family, "model": Path(model).name, "threads": args.threads, "load": os.getloadavg()[0],
+            "results": {c: {s: {k: v for k, v in r.items() if k != "forces"} for s, r in records.items()} for c, records in results.items()}})
+    (args.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
+    print(f"\nload {os.getloadavg()[0]:.1f}; written: {args.out / 'results.json'}")
+
+
+if __name__ == "__main__":
+    main()
