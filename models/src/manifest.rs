@@ -237,7 +237,8 @@ impl Manifest {
             })
             .collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-        scored.into_iter().take(3).map(|(_, name)| name).collect()
+        let best = scored.first().map_or(0.0, |&(score, _)| score);
+        scored.into_iter().take_while(|&(score, _)| score > best - 0.05).take(3).map(|(_, name)| name).collect()
     }
 
     /// The licence of a model.

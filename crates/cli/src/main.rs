@@ -18,7 +18,12 @@ use clap::Parser;
 use crate::args::Cli;
 use crate::commands::Outcome;
 
+/// Evaluation allocates and frees large tensors all the time; the system's allocator hands them back to the kernel each time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
+    tesseral_infer::prepare_process();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use tesseral_potentials::Artifact;
 
+use crate::mace::MaceError;
 use crate::nequip::NequipError;
 use crate::sevennet::SevenNetError;
 use crate::source::{CheckpointKind, ForeignCheckpoint};
@@ -15,18 +16,15 @@ pub enum ImportError {
     /// The file cannot be read, or is no checkpoint known here.
     #[error(transparent)]
     Read(#[from] crate::Error),
+    /// A MACE model that is not understood.
+    #[error(transparent)]
+    Mace(#[from] MaceError),
     /// A NequIP model that is not understood.
     #[error(transparent)]
     Nequip(#[from] NequipError),
     /// A SevenNet checkpoint that is not understood.
     #[error(transparent)]
     SevenNet(#[from] SevenNetError),
-    /// A kind of checkpoint that can be read but not converted.
-    #[error("{kind} checkpoints cannot be converted")]
-    Unsupported {
-        /// What it is.
-        kind: String,
-    },
 }
 
 impl ImportError {
@@ -35,9 +33,9 @@ impl ImportError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Read(e) => e.hint(),
+            Self::Mace(e) => e.hint(),
             Self::Nequip(e) => e.hint(),
             Self::SevenNet(_) => Some("checkpoints written by sevenn up to 0.13 are known; please report newer ones".into()),
-            Self::Unsupported { .. } => Some("MACE models (`torch.save(model)`), SevenNet checkpoints and NequIP packages can be converted".into()),
         }
     }
 }
@@ -62,10 +60,11 @@ pub fn import(path: &Path) -> Result<Artifact, ImportError> {
 /// As [`import`].
 pub fn convert(checkpoint: &ForeignCheckpoint, name: &str) -> Result<Artifact, ImportError> {
     match checkpoint.kind() {
+        CheckpointKind::MaceModule { .. } => Ok(crate::mace::convert(checkpoint, name)?),
         CheckpointKind::SevenNet { .. } => Ok(crate::sevennet::convert(checkpoint, name)?),
-        CheckpointKind::NequipPackage { .. } | CheckpointKind::NequipTraining | CheckpointKind::NequipScript { .. } | CheckpointKind::NequipState => {
-            Ok(crate::nequip::convert(checkpoint, name)?)
-        }
-        kind => Err(ImportError::Unsupported { kind: kind.to_string() }),
+        CheckpointKind::NequipPackage { .. }
+        | CheckpointKind::NequipTraining
+        | CheckpointKind::NequipScript { .. }
+        | CheckpointKind::NequipState => Ok(crate::nequip::convert(checkpoint, name)?),
     }
 }

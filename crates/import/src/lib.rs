@@ -21,6 +21,7 @@ pub mod convert;
 pub mod error;
 mod json;
 pub mod limits;
+pub mod mace;
 pub mod nequip;
 pub mod sevennet;
 pub mod source;

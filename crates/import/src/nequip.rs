@@ -69,6 +69,9 @@ pub enum NequipError {
         /// Name of another.
         second: String,
     },
+    /// A deployed model whose weights were folded into its code.
+    #[error("the model was frozen when it was deployed: its weights are constants of its code")]
+    Frozen,
     /// A tensor is missing.
     #[error("the model has no tensor `{name}`")]
     MissingTensor {
@@ -148,6 +151,7 @@ impl NequipError {
             Self::UnknownModule { .. } | Self::UnknownTensor { .. } => {
                 Some("models that nequip 0.5 to 0.19 builds from its own modules are known; please report newer ones".into())
             }
+            Self::Frozen => Some("import the training folder that it was deployed from".into()),
             Self::Io { .. } => Some("a training folder has `config.yaml` and `best_model.pth`".into()),
             _ => None,
         }
@@ -172,7 +176,10 @@ pub fn convert(checkpoint: &ForeignCheckpoint, name: &str) -> Result<Artifact, N
         CheckpointKind::NequipScript { .. } => {
             let missing = || option_error("extra/config", "is missing: the model was deployed by a version that is too old");
             let text = checkpoint.text_entry("extra/config")?.ok_or_else(missing)?;
-            convert_state(checkpoint, &text, name)
+            match convert_state(checkpoint, &text, name) {
+                Err(NequipError::MissingTensor { name }) if name == state::ANCHOR => Err(NequipError::Frozen),
+                result => result,
+            }
         }
         CheckpointKind::NequipState => {
             let path = checkpoint.path().with_file_name("config.yaml");
@@ -217,7 +224,13 @@ fn convert_state(checkpoint: &ForeignCheckpoint, configuration: &str, name: &str
 }
 
 /// Writes the tensors and the header.
-fn finish(checkpoint: &ForeignCheckpoint, hyper: &Hyperparameters, state: &State<'_>, notes: Vec<String>, name: &str) -> Result<Artifact, NequipError> {
+fn finish(
+    checkpoint: &ForeignCheckpoint,
+    hyper: &Hyperparameters,
+    state: &State<'_>,
+    notes: Vec<String>,
+    name: &str,
+) -> Result<Artifact, NequipError> {
     let mut out = Output::default();
     let z = hyper.elements.len();
     let one = hyper.generation == Generation::One;
@@ -225,7 +238,12 @@ fn finish(checkpoint: &ForeignCheckpoint, hyper: &Hyperparameters, state: &State
     // Radial functions.
     let frequencies = state.get(if one { "radial_basis.basis.bessel_weights" } else { "bessel_encode.bessel_weights" })?;
     let basis_size = frequencies.values.len();
-    out.push("radial.frequencies", &[basis_size], frequencies.values.iter().map(|w| w * hyper.frequency_unit).collect(), frequencies.single);
+    out.push(
+        "radial.frequencies",
+        &[basis_size],
+        frequencies.values.iter().map(|w| w * hyper.frequency_unit).collect(),
+        frequencies.single,
+    );
     if !one {
         pair_cutoffs(&mut out, hyper, state)?;
     }

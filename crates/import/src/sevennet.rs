@@ -87,9 +87,10 @@ impl Config<'_> {
     /// One name for each layer, from one for all or a list.
     fn names(&self, key: &str, default: &str, count: usize) -> Result<Vec<String>, SevenNetError> {
         match self.get(key) {
-            Some(Json::Array(list)) if list.len() == count => {
-                list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(|| config_error(key, format!("holds {v}, expected names")))).collect()
-            }
+            Some(Json::Array(list)) if list.len() == count => list
+                .iter()
+                .map(|v| v.as_str().map(str::to_owned).ok_or_else(|| config_error(key, format!("holds {v}, expected names"))))
+                .collect(),
             Some(Json::Array(list)) => Err(config_error(key, format!("has {} entries for {count} layers", list.len()))),
             _ => Ok(vec![self.text(key, default)?.to_owned(); count]),
         }
@@ -181,7 +182,16 @@ impl Output {
     }
 
     /// A linear map whose flat weights are followed, with modalities, by their rows.
-    fn linear(&mut self, state: &State, from: &str, to: &str, numel: usize, scalars_out: usize, modal: usize, bias: bool) -> Result<(), SevenNetError> {
+    fn linear(
+        &mut self,
+        state: &State,
+        from: &str,
+        to: &str,
+        numel: usize,
+        scalars_out: usize,
+        modal: usize,
+        bias: bool,
+    ) -> Result<(), SevenNetError> {
         let total = numel + modal * scalars_out;
         let weight = numbers(state.sized(&format!("{from}.linear.weight"), &[total])?);
         self.push(format!("{to}.weight"), &[1, numel], select(&weight, (0..numel).map(|i| (i, 1.0))));
@@ -595,11 +605,7 @@ impl Converter<'_> {
             let weight = self.state.sized(&format!("readout_FCN.fcn.layer{k}.weight"), w)?;
             out.push(format!("readout.{k}.weight"), w, numbers(weight));
             let last = k + 2 == sizes.len();
-            layers.push(ReadoutLayer {
-                activation: (!last).then(|| (activation.clone(), gain)),
-                bias: false,
-                ..linear(w[0], w[1], 0)
-            });
+            layers.push(ReadoutLayer { activation: (!last).then(|| (activation.clone(), gain)), bias: false, ..linear(w[0], w[1], 0) });
         }
         Ok(layers)
     }

@@ -104,7 +104,8 @@ impl Builder {
                 _ => Err(self.unexpected("a list or map ends that did not begin")),
             },
             Event::Alias(anchor) => {
-                let value = self.anchors.get(&anchor).cloned().ok_or_else(|| self.unexpected("an alias of something that is not complete"))?;
+                let value =
+                    self.anchors.get(&anchor).cloned().ok_or_else(|| self.unexpected("an alias of something that is not complete"))?;
                 self.spend(count(&value))?;
                 self.add(value, 0)
             }

@@ -46,6 +46,11 @@ fn published_models() {
         ("SevenNet_MF_0", "checkpoint_sevennet_mf_0", Some("R2SCAN")),
     ] {
         let reference = modal.map_or_else(|| folder.to_owned(), |m| format!("{folder}_{m}"));
-        check(&pretrained.join(folder).join(format!("{file}.pth")), &references.join(format!("ref_sevennet_{reference}.extxyz")), modal, 1e-9);
+        check(
+            &pretrained.join(folder).join(format!("{file}.pth")),
+            &references.join(format!("ref_sevennet_{reference}.extxyz")),
+            modal,
+            1e-9,
+        );
     }
 }

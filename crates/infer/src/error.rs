@@ -30,7 +30,9 @@ impl InferError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Potential(e) => e.hint(),
-            Self::NotFinite { .. } => Some("the structure is far from anything the model was trained on (atoms much too close?); with f32, try --dtype f64".into()),
+            Self::NotFinite { .. } => Some(
+                "the structure is far from anything the model was trained on (atoms much too close?); with f32, try --dtype f64".into(),
+            ),
             Self::Structure(_) | Self::NoAtoms => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Errors of predictions against reference labels, accumulated one structure at a time.
 
-use tesseral_atoms::labels::{LabelError, LabelKeys};
 use tesseral_atoms::Structure;
+use tesseral_atoms::labels::{LabelError, LabelKeys};
 
 use crate::Evaluation;
 

@@ -10,6 +10,7 @@ pub mod graph;
 pub mod linear;
 pub mod radial;
 pub mod real;
+pub mod runtime;
 pub mod simd;
 pub mod spherical_harmonics;
 pub mod symmetric_contraction;

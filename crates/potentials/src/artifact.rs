@@ -91,7 +91,11 @@ pub struct Artifact {
 
 impl std::fmt::Debug for Artifact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Artifact").field("name", &self.header.name).field("origin", &self.origin).field("tensors", &self.tensors.len()).finish()
+        f.debug_struct("Artifact")
+            .field("name", &self.header.name)
+            .field("origin", &self.origin)
+            .field("tensors", &self.tensors.len())
+            .finish()
     }
 }
 
@@ -150,15 +154,20 @@ impl Artifact {
             return Err(missing("format"));
         }
         let version = info.get("format_version").ok_or_else(|| missing("format_version"))?;
-        let found: u32 = version
-            .parse()
-            .map_err(|e| PotentialError::Header { origin: origin.clone(), key: "format_version", reason: format!("`{version}`: {e}") })?;
+        let found: u32 = version.parse().map_err(|e| PotentialError::Header {
+            origin: origin.clone(),
+            key: "format_version",
+            reason: format!("`{version}`: {e}"),
+        })?;
         if found > FORMAT_VERSION || found == 0 {
             return Err(PotentialError::Version { origin, found, supported: FORMAT_VERSION });
         }
         let header = info.get("header").ok_or_else(|| missing("header"))?;
-        let header: Header = serde_json::from_str(header)
-            .map_err(|e| PotentialError::Header { origin: origin.clone(), key: "header", reason: e.to_string() })?;
+        let header: Header = serde_json::from_str(header).map_err(|e| PotentialError::Header {
+            origin: origin.clone(),
+            key: "header",
+            reason: e.to_string(),
+        })?;
         let start = n + 8;
         let tensors = metadata
             .tensors()
@@ -189,7 +198,9 @@ impl Artifact {
         let views: Vec<(String, TensorView<'_>)> = self
             .tensors
             .iter()
-            .map(|(name, e)| Ok((name.clone(), TensorView::new(e.dtype, e.shape.clone(), &self.bytes[e.range.clone()]).map_err(|e| self.broken(&e))?)))
+            .map(|(name, e)| {
+                Ok((name.clone(), TensorView::new(e.dtype, e.shape.clone(), &self.bytes[e.range.clone()]).map_err(|e| self.broken(&e))?))
+            })
             .collect::<Result<_>>()?;
         let bytes = safetensors::serialize(views, Some(metadata(&header, &self.origin)?)).map_err(|e| self.broken(&e))?;
         Self::from_bytes(bytes, &header.name)
@@ -221,7 +232,13 @@ impl Artifact {
     /// Floating-point numbers in all tensors: what people call the number of parameters (tables included).
     pub fn num_parameters(&self) -> usize {
         let float = |e: &&Entry| matches!(e.dtype, Dtype::F16 | Dtype::BF16 | Dtype::F32 | Dtype::F64);
-        self.tensors.iter().filter(|(name, _)| !name.contains(".basis.")).map(|(_, e)| e).filter(float).map(|e| e.shape.iter().product::<usize>()).sum()
+        self.tensors
+            .iter()
+            .filter(|(name, _)| !name.contains(".basis."))
+            .map(|(_, e)| e)
+            .filter(float)
+            .map(|e| e.shape.iter().product::<usize>())
+            .sum()
     }
 
     /// Bytes of the whole file.
@@ -265,9 +282,10 @@ impl Artifact {
     pub fn i64(&self, name: &str) -> Result<Vec<i64>> {
         let entry = self.entry(name)?;
         match entry.dtype {
-            Dtype::I64 => {
-                Ok(self.bytes[entry.range.clone()].chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes"))).collect())
-            }
+            Dtype::I64 => Ok(self.bytes[entry.range.clone()]
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes(b.try_into().expect("eight bytes")))
+                .collect()),
             other => Err(PotentialError::Dtype { name: name.to_owned(), dtype: format!("{other:?}") }),
         }
     }
@@ -279,8 +297,11 @@ impl Artifact {
 }
 
 fn metadata(header: &Header, origin: &str) -> Result<HashMap<String, String>> {
-    let json = serde_json::to_string(header)
-        .map_err(|e| PotentialError::Header { origin: origin.to_owned(), key: "header", reason: e.to_string() })?;
+    let json = serde_json::to_string(header).map_err(|e| PotentialError::Header {
+        origin: origin.to_owned(),
+        key: "header",
+        reason: e.to_string(),
+    })?;
     Ok(HashMap::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("format_version".to_owned(), FORMAT_VERSION.to_string()),
@@ -319,7 +340,10 @@ fn encode(header: &Header, tensors: &[NamedTensor], origin: &str) -> Result<Vec<
             return Err(PotentialError::Shape { name: t.name.clone(), found: vec![t.numbers.len()], expected: t.shape.clone() });
         }
         if !seen.insert(t.name.as_str()) {
-            return Err(PotentialError::NotSafetensors { origin: origin.to_owned(), reason: format!("two tensors are called `{}`", t.name) });
+            return Err(PotentialError::NotSafetensors {
+                origin: origin.to_owned(),
+                reason: format!("two tensors are called `{}`", t.name),
+            });
         }
     }
     let views = tensors.iter().map(|t| (t.name.clone(), View(t)));

@@ -116,7 +116,9 @@ impl Batch {
         present.dedup();
         let rank: Vec<u32> = species.iter().map(|s| present.binary_search(s).unwrap_or_default() as u32).collect();
         let group = |of: &[u32], count| {
-            Groups::new(of, count).map(Arc::new).ok_or_else(|| crate::error::config_error("batch", "a species index is beyond the list of elements"))
+            Groups::new(of, count)
+                .map(Arc::new)
+                .ok_or_else(|| crate::error::config_error("batch", "a species index is beyond the list of elements"))
         };
         let (groups, present_groups) = (group(&species, elements.len())?, group(&rank, present.len())?);
         let one_group = group(&vec![0; species.len()], 1)?;

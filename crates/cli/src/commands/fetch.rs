@@ -71,20 +71,13 @@ fn fetch(entry: &Entry, manifest: &Manifest, cache: &Cache) -> Result<()> {
         let hinted = Hinted::new(format!("cannot fetch `{}`", entry.name)).because(error);
         if let Some(hint) = hint { hinted.hint(hint) } else { hinted }
     })?;
-    if !download.verified {
-        match pinned {
-            Some(record) if record.sha256 != download.sha256 => {
-                let message = format!("the published file of `{}` has changed: its SHA-256 was {}, now it is {}", entry.name, record.sha256, download.sha256);
-                let hint = format!("if that is expected, delete {} and fetch it again", target.with_extension("toml").display());
-                return Err(Hinted::new(message).hint(hint).into());
-            }
-            Some(_) => {}
-            None => tracing::warn!(
-                "the SHA-256 of `{}` is not known beforehand; from now on it has to be {}",
-                entry.name,
-                download.sha256
-            ),
-        }
+    if !download.verified
+        && let Some(record) = pinned.as_ref().filter(|record| record.sha256 != download.sha256)
+    {
+        let message =
+            format!("the published file of `{}` has changed: its SHA-256 was {}, now it is {}", entry.name, record.sha256, download.sha256);
+        let hint = format!("if that is expected, delete {} and fetch it again", target.with_extension("toml").display());
+        return Err(Hinted::new(message).hint(hint).into());
     }
     let imported = tesseral_import::import(download.path()).with_context(|| format!("cannot import `{}`", entry.name))?;
     let mut artifact = import::named(&imported, entry.name.clone(), Some(entry.licence.clone()))?;
@@ -94,6 +87,9 @@ fn fetch(entry: &Entry, manifest: &Manifest, cache: &Cache) -> Result<()> {
     header.provenance.sha256 = Some(download.sha256.clone());
     artifact = artifact.with_header(header)?;
     artifact.save(&target)?;
+    if !download.verified && pinned.is_none() {
+        tracing::warn!("the SHA-256 of `{}` is not known beforehand; from now on it has to be {}", entry.name, download.sha256);
+    }
     cache.write_record(&Record {
         name: entry.name.clone(),
         source: entry.source.describe(),

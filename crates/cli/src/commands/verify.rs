@@ -11,7 +11,7 @@ use crate::args::{DtypeArg, VerifyArgs};
 use crate::commands::Outcome;
 use crate::commands::evaluate::frames_of;
 use crate::errors::{ERROR, Hinted};
-use crate::output::{GOOD, HEADING, Output};
+use crate::output::{DIM, GOOD, HEADING, Output};
 use crate::progress::{Progress, Unit};
 use crate::settings;
 
@@ -30,8 +30,8 @@ struct CheckJson<'a> {
     structure: &'a str,
     check: &'a str,
     value: f64,
-    tolerance: f64,
-    passed: bool,
+    tolerance: Option<f64>,
+    passed: Option<bool>,
 }
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
     let structures = if args.files.is_empty() { built_in(double.header().elements())? } else { given(args)? };
     let pairs = pairs_of(&structures);
     let mut progress = Progress::new("verifying", Unit::Checks, Some((structures.len() + pairs.len()) as u64));
-    let mut report = Report { args, output: Output::default(), failed: 0, total: 0 };
+    let mut report = Report { args, output: Output::default(), failed: 0, total: 0, unclaimed: false };
     report.heading();
     for (name, structure) in &structures {
         let checks = verify_structure(&double, &single, structure).with_context(|| format!("cannot check {name}"))?;
@@ -56,6 +56,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
         progress.advance(1);
     }
     drop(progress);
+    report.footnote()?;
     if report.failed == 0 {
         tracing::info!("all {} checks passed", report.total);
         return Ok(Outcome::Success);
@@ -70,6 +71,7 @@ struct Report<'a> {
     output: Output,
     failed: usize,
     total: usize,
+    unclaimed: bool,
 }
 
 impl Report<'_> {
@@ -82,22 +84,33 @@ impl Report<'_> {
         }
     }
 
+    fn footnote(&mut self) -> Result<()> {
+        if self.unclaimed && !self.args.json {
+            self.output.line(format_args!(
+                "{DIM}n/a: the model's features carry no parity, so it does not promise the same energy for mirror images{DIM:#}"
+            ));
+        }
+        self.output.flush()
+    }
+
     fn checks(&mut self, structure: &str, checks: &[Check]) -> Result<()> {
         for check in checks {
             self.total += 1;
-            self.failed += usize::from(!check.passed());
+            let passed = check.passed();
+            self.failed += usize::from(passed == Some(false));
+            self.unclaimed |= passed.is_none();
+            let Check { name, value, tolerance } = check;
             if self.args.json {
-                let Check { name, value, tolerance } = check;
-                let json =
-                    CheckJson { structure, check: name, value: *value, tolerance: *tolerance, passed: check.passed() };
-                self.output.json(&json)?;
+                self.output.json(&CheckJson { structure, check: name, value: *value, tolerance: *tolerance, passed })?;
                 continue;
             }
-            let (style, verdict) = if check.passed() { (GOOD, "ok") } else { (ERROR, "FAIL") };
-            self.output.line(format_args!(
-                "{:<24} {:>10.1e} {:>10.1e}  {style}{verdict:<4}{style:#}  {structure}",
-                check.name, check.value, check.tolerance
-            ));
+            let (style, verdict) = match passed {
+                Some(true) => (GOOD, "ok"),
+                Some(false) => (ERROR, "FAIL"),
+                None => (DIM, "n/a"),
+            };
+            let tolerance = tolerance.map_or_else(|| "–".to_owned(), |tolerance| format!("{tolerance:.1e}"));
+            self.output.line(format_args!("{name:<24} {value:>10.1e} {tolerance:>10}  {style}{verdict:<4}{style:#}  {structure}"));
         }
         self.output.flush()
     }

@@ -51,10 +51,8 @@ impl Sandbox {
 
     /// The names in the folder, sorted: to see that nothing was left behind.
     pub(crate) fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = std::fs::read_dir(self.folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .collect();
+        let mut names: Vec<String> =
+            std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
         names.sort();
         names
     }
@@ -86,7 +84,7 @@ pub(crate) fn json_lines(text: &str) -> Vec<serde_json::Value> {
 pub(crate) fn with_filters(check: impl FnOnce()) {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(r"-?\d+\.\d{4,6}\b", "[number]");
-    settings.add_filter(r"\d\.\de-?\d+", "[small]");
+    settings.add_filter(r"\d\.\d+e-?\d+", "[small]");
     settings.add_filter(r" +(\[number\]|\[small\])", " $1");
     settings.add_filter(r"\d+\.\d+\.\d+", "[version]");
     settings.bind(check);

@@ -9,16 +9,39 @@ use crate::common::{Sandbox, example, json_lines, transcript, with_filters};
 #[test]
 fn a_crystal_in_a_table() {
     let sandbox = Sandbox::new();
-    with_filters(|| insta::assert_snapshot!(sandbox.run(&["evaluate", &example("nacl.cif")]), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(sandbox.run(&["evaluate", &example("nacl.cif")]), @r#"
+    exit code 0
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula
+                               eV      eV/atom       eV/Å        GPa
+         0      8 [number] [number] [number] [number]  Cl4Na4
+    ---- stderr ----
+    "#);
+    });
 }
 
 #[test]
 fn all_formats_and_boundary_conditions_in_one_run() {
     let sandbox = Sandbox::new();
-    for (source, name) in [("silicon.vasp", "POSCAR"), ("nacl.cif", "nacl.cif"), ("ethanol.extxyz", "ethanol.xyz"), ("copper-slab.extxyz", "slab")] {
+    for (source, name) in
+        [("silicon.vasp", "POSCAR"), ("nacl.cif", "nacl.cif"), ("ethanol.extxyz", "ethanol.xyz"), ("copper-slab.extxyz", "slab")]
+    {
         std::fs::copy(example(source), sandbox.path(name)).unwrap();
     }
-    with_filters(|| insta::assert_snapshot!(sandbox.run(&["evaluate", "POSCAR", "nacl.cif", "ethanol.xyz", "slab"]), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(sandbox.run(&["evaluate", "POSCAR", "nacl.cif", "ethanol.xyz", "slab"]), @r#"
+    exit code 0
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula               file
+                               eV      eV/atom       eV/Å        GPa
+         0      8 [number] [number] [number] [number]  Si8                   POSCAR
+         0      8 [number] [number] [number] [number]  Cl4Na4                nacl.cif
+         0      9 [number] [number] [number]          –  C2H6O                 ethanol.xyz
+         0     16 [number] [number] [number]          –  Cu16                  slab
+    ---- stderr ----
+    "#);
+    });
 }
 
 #[test]
@@ -45,8 +68,18 @@ fn json_is_complete_and_its_numbers_round_trip() {
     assert_eq!(
         keys,
         [
-            "file", "frame", "formula", "n_atoms", "energy", "energy_per_atom", "max_force", "pressure_gpa", "forces", "stress",
-            "atomic_energies", "seconds"
+            "file",
+            "frame",
+            "formula",
+            "n_atoms",
+            "energy",
+            "energy_per_atom",
+            "max_force",
+            "pressure_gpa",
+            "forces",
+            "stress",
+            "atomic_energies",
+            "seconds"
         ]
     );
     let (silicon, ethanol) = (&lines[0], &lines[1]);
@@ -58,7 +91,9 @@ fn json_is_complete_and_its_numbers_round_trip() {
     let sum: f64 = ethanol["atomic_energies"].as_array().unwrap().iter().map(|e| e.as_f64().unwrap()).sum();
     assert!((sum - ethanol["energy"].as_f64().unwrap()).abs() < 1e-5);
     // The same numbers in extended XYZ, digit for digit.
-    let written = sandbox.stdout(&["evaluate", &example("ethanol.extxyz"), "-o", "-"]);
+    let text = sandbox.stdout(&["evaluate", &example("ethanol.extxyz"), "-o", "out.xyz", "--json"]);
+    let ethanol = &json_lines(&text)[0];
+    let written = std::fs::read_to_string(sandbox.path("out.xyz")).unwrap();
     assert!(written.contains(&format!("energy={:?} ", ethanol["energy"].as_f64().unwrap())), "{written}");
     let third = ethanol["forces"][2].as_array().unwrap().iter().map(|f| format!("{:?}", f.as_f64().unwrap()));
     assert!(written.contains(&third.collect::<Vec<_>>().join(" ")), "{written}");
@@ -91,7 +126,22 @@ fn written_results_are_labels_of_the_next_run() {
         assert!(again.contains(key), "{key}: {again}");
     }
     let third = sandbox.run(&["evaluate", "again.extxyz.gz"]);
-    with_filters(|| insta::assert_snapshot!(third, @""));
+    with_filters(|| {
+        insta::assert_snapshot!(third, @r#"
+    exit code 0
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula
+                               eV      eV/atom       eV/Å        GPa
+         0      8 [number] [number] [number] [number]  Cl4Na4
+         1      9 [number] [number] [number]          –  C2H6O
+
+    errors                MAE         RMSE      largest     values  unit     label
+    energy/atom [small] [small] [small]          2  eV/atom  REF_energy
+    forces [small] [small] [small]         51  eV/Å     REF_forces
+    stress [small] [small] [small]          6  eV/Å³    REF_stress
+    ---- stderr ----
+    "#);
+    });
 }
 
 #[test]
@@ -114,7 +164,16 @@ fn standard_input() {
     let sandbox = Sandbox::new();
     let mut command = sandbox.tesseral(&["evaluate", "-"]);
     command.write_stdin(std::fs::read(example("silicon.vasp")).unwrap());
-    with_filters(|| insta::assert_snapshot!(transcript(command), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(transcript(command), @r#"
+    exit code 0
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula
+                               eV      eV/atom       eV/Å        GPa
+         0      8 [number] [number] [number] [number]  Si8
+    ---- stderr ----
+    "#);
+    });
     let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     packed.write_all(&std::fs::read(example("ethanol.extxyz")).unwrap()).unwrap();
     let mut command = sandbox.tesseral(&["evaluate", "-", "--json"]);
@@ -148,16 +207,41 @@ fn one_bad_frame_among_many() {
     let sandbox = Sandbox::new();
     let bad = "1\n\nH 0 0 0\n2\n\nH 0 0 0\nH 0 0 x\n2\n\nH 0 0 0\nH 0 0 0\n1\n\nH 0 0 0\n";
     sandbox.file("bad.xyz", bad);
-    with_filters(|| insta::assert_snapshot!(sandbox.run(&["evaluate", "bad.xyz", "-o", "out.xyz"]), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(sandbox.run(&["evaluate", "bad.xyz", "-o", "out.xyz"]), @r#"
+    exit code 1
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula
+                               eV      eV/atom       eV/Å        GPa
+         0      1 [number] [number] [number]          –  H
+    ---- stderr ----
+    error: bad.xyz:7: frame 1: column 4 (pos): "x" is not a real number
+    hint: correct the word, or the Properties that describe its column
+    "#);
+    });
     assert_eq!(sandbox.names(), ["bad.xyz"]);
-    with_filters(|| insta::assert_snapshot!(sandbox.run(&["evaluate", "bad.xyz", "-o", "out.xyz", "--keep-going"]), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(sandbox.run(&["evaluate", "bad.xyz", "-o", "out.xyz", "--keep-going"]), @r#"
+    exit code 1
+    ---- stdout ----
+     frame  atoms          energy  energy/atom    max |F|   pressure  formula
+                               eV      eV/atom       eV/Å        GPa
+         0      1 [number] [number] [number]          –  H
+         3      1 [number] [number] [number]          –  H
+    ---- stderr ----
+    error: bad.xyz:7: frame 1: column 4 (pos): "x" is not a real number
+    hint: correct the word, or the Properties that describe its column
+    error: bad.xyz: frame 2: atoms 0 and 1 are on the same spot ([small] Å apart)
+    hint: remove the duplicate atom (often a periodic copy written twice)
+    error: 2 of 4 frames could not be evaluated
+    "#);
+    });
     let written = std::fs::read_to_string(sandbox.path("out.xyz")).unwrap();
     assert_eq!(written.matches("energy=").count(), 2);
     let text = sandbox.tesseral(&["evaluate", "bad.xyz", "none.xyz", "--keep-going", "--json"]).output().unwrap();
     assert_eq!(text.status.code(), Some(1));
     let lines = json_lines(&String::from_utf8(text.stdout).unwrap());
-    let frames: Vec<(bool, Option<u64>)> =
-        lines.iter().map(|line| (line.get("error").is_some(), line["frame"].as_u64())).collect();
+    let frames: Vec<(bool, Option<u64>)> = lines.iter().map(|line| (line.get("error").is_some(), line["frame"].as_u64())).collect();
     assert_eq!(frames, [(false, Some(0)), (true, Some(1)), (true, Some(2)), (false, Some(3)), (true, None)]);
 }
 

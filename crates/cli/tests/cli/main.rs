@@ -1,5 +1,7 @@
 //! The binary from outside: what it prints, what it writes, how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 mod common;
 mod evaluate;
 mod fetch;

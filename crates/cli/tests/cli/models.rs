@@ -8,7 +8,26 @@ const BUILT_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/sevenn
 fn the_built_in_model_describes_itself() {
     let sandbox = Sandbox::new();
     let text = sandbox.run(&["info"]);
-    with_filters(|| insta::assert_snapshot!(text, @""));
+    with_filters(|| {
+        insta::assert_snapshot!(text, @r#"
+    exit code 0
+    ---- stdout ----
+    name            SevenNet-0 (11Jul2024)
+    architecture    NequIP/SevenNet
+    cutoff          5 Å
+    layers          5
+    hidden irreps   128x0e+64x1e+32x2e
+    edge harmonics  1x0e+1x1e+1x2e
+    radial basis    8 bessel
+    parameters      842623
+    elements        89: H–Bi, Ac–Pu
+    licence         MIT
+    source          checkpoint_sevennet_0.pth
+    sha256          7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36
+    producer        sevenn [version]
+    ---- stderr ----
+    "#);
+    });
     let info = &json_lines(&sandbox.stdout(&["info", "--json"]))[0];
     assert_eq!(info["elements"].as_array().unwrap().len(), 89);
     assert_eq!(info["licence"], "MIT");
@@ -40,10 +59,34 @@ fn the_list_of_models() {
 fn models_that_are_not_there() {
     let sandbox = Sandbox::new();
     let silicon = example("silicon.vasp");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "sevennet-l3i5"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "mace-of23-small"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "something else"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["info", "./sevennet-0"]), @"");
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "sevennet-l3i5"]), @r#"
+    exit code 1
+    ---- stdout ----
+    ---- stderr ----
+    error: model `sevennet-l3i5` is not installed
+    hint: `tesseral fetch sevennet-l3i5` downloads, verifies and imports it
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "mace-of23-small"]), @r#"
+    exit code 1
+    ---- stdout ----
+    ---- stderr ----
+    error: no model is called `mace-of23-small`, and there is no such file
+    hint: did you mean `mace-off23-small`? `tesseral models` lists all, `tesseral fetch NAME` installs one
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", &silicon, "-m", "something else"]), @r#"
+    exit code 1
+    ---- stdout ----
+    ---- stderr ----
+    error: no model is called `something else`, and there is no such file
+    hint: `tesseral models` lists the known models; a file is given by its path
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["info", "./sevennet-0"]), @r#"
+    exit code 1
+    ---- stdout ----
+    ---- stderr ----
+    error: there is no model file ./sevennet-0
+    hint: a model is given by its path, or by a name that `tesseral models` lists
+    "#);
 }
 
 #[test]

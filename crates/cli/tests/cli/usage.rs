@@ -7,18 +7,70 @@ use crate::common::{Sandbox, example, transcript, with_filters};
 #[test]
 fn wrong_usage_is_exit_code_2() {
     let sandbox = Sandbox::new();
-    insta::assert_snapshot!(sandbox.run(&["evalute"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "--threads", "0"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "--per-atom"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "-o", "-", "--json"]), @"");
-    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "-o", "out.cif"]), @"");
+    insta::assert_snapshot!(sandbox.run(&["evalute"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: unrecognized subcommand 'evalute'
+
+      tip: a similar subcommand exists: 'evaluate'
+
+    Usage: tesseral [OPTIONS] <COMMAND>
+
+    For more information, try '--help'.
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: the following required arguments were not provided:
+      <FILES>...
+
+    Usage: tesseral evaluate <FILES>...
+
+    For more information, try '--help'.
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "--threads", "0"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: invalid value '0' for '--threads <N>': number would be zero for non-zero type
+
+    For more information, try '--help'.
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "--per-atom"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: --per-atom needs --json or -o: the table has no room for atoms
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "-o", "-", "--json"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: --json and -o - both want standard output
+    hint: write one of them to a file
+    "#);
+    insta::assert_snapshot!(sandbox.run(&["evaluate", "x", "-o", "out.cif"]), @r#"
+    exit code 2
+    ---- stdout ----
+    ---- stderr ----
+    error: out.cif is named like a CIF file, but results are written as extended XYZ
+    hint: write to out.extxyz
+    "#);
 }
 
 #[test]
 fn help_version_completions_and_man_pages() {
     let sandbox = Sandbox::new();
-    with_filters(|| insta::assert_snapshot!(sandbox.run(&["--version"]), @""));
+    with_filters(|| {
+        insta::assert_snapshot!(sandbox.run(&["--version"]), @r#"
+    exit code 0
+    ---- stdout ----
+    tesseral [version]
+    ---- stderr ----
+    "#);
+    });
     let help = sandbox.stdout(&["--help"]);
     for command in ["evaluate", "verify", "info", "import", "models", "fetch", "completions", "man"] {
         assert!(help.contains(&format!("\n  {command}")), "{help}");
@@ -37,7 +89,13 @@ fn a_closed_pipe_is_success() {
     let sandbox = Sandbox::new();
     let frames = std::fs::read_to_string(example("ethanol.extxyz")).unwrap().repeat(50);
     sandbox.file("many.extxyz", frames);
-    for args in [vec!["evaluate", "many.extxyz", "--json"], vec!["models"], vec!["man"], vec!["completions", "bash"], vec!["evaluate", "many.extxyz", "-o", "-"]] {
+    for args in [
+        vec!["evaluate", "many.extxyz", "--json"],
+        vec!["models"],
+        vec!["man"],
+        vec!["completions", "bash"],
+        vec!["evaluate", "many.extxyz", "-o", "-"],
+    ] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_tesseral"))
             .args(&args)
             .current_dir(sandbox.path(""))

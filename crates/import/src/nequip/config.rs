@@ -4,7 +4,10 @@ use serde_json::Value as Json;
 use tesseral_o3::{Convention, HarmonicParity, Irrep, Irreps, MulIrrep};
 
 use super::NequipError;
-use super::hyperparameters::{Generation, Hyperparameters, LayerHyperparameters, Options, denominator, elements, gate_activations, option_error};
+use super::hyperparameters::{
+    Generation, Hyperparameters, LayerHyperparameters, Options, denominator, edge_irreps, elements, gate_activations, option_error,
+    parse_irreps,
+};
 use super::state::State;
 
 /// Steps that put a model together, as far as they are understood. Some only initialise weights.
@@ -26,8 +29,24 @@ const BUILDERS: [&str; 15] = [
     "uniform_initialize_linears",
 ];
 
+/// Options that must hold for all modules alike.
+const MODULE_OPTIONS: [&str; 7] = [
+    "resnet",
+    "nonlinearity_type",
+    "nonlinearity_scalars",
+    "nonlinearity_gates",
+    "edge_sh_normalization",
+    "edge_sh_normalize",
+    "PolynomialCutoff_p",
+];
+
 /// What the configuration and the names of tensors say about a model.
-pub(super) fn hyperparameters(config: &Json, state: &State<'_>, e3nn: Option<(u64, u64)>, version: Option<&str>) -> Result<Hyperparameters, NequipError> {
+pub(super) fn hyperparameters(
+    config: &Json,
+    state: &State<'_>,
+    e3nn: Option<(u64, u64)>,
+    version: Option<&str>,
+) -> Result<Hyperparameters, NequipError> {
     let options = Options::new("config", config)?;
     if let Some(Json::Array(builders)) = options.get("model_builders") {
         for builder in builders {
@@ -68,7 +87,10 @@ pub(super) fn hyperparameters(config: &Json, state: &State<'_>, e3nn: Option<(u6
     let scalars = options.by_parity("nonlinearity_scalars")?;
     let radial_activation = scalars.0.clone();
     if !matches!(radial_activation.as_str(), "silu" | "ssp") {
-        return Err(option_error("nonlinearity_scalars", format!("uses `{radial_activation}` in the radial network; silu and ssp are known")));
+        return Err(option_error(
+            "nonlinearity_scalars",
+            format!("uses `{radial_activation}` in the radial network; silu and ssp are known"),
+        ));
     }
     let zbl = state.contains("pair_potential._qqr2exesquare");
     if let Some(style) = options.get("pair_style").filter(|style| style.as_str() != Some("ZBL")) {
@@ -76,10 +98,16 @@ pub(super) fn hyperparameters(config: &Json, state: &State<'_>, e3nn: Option<(u6
     }
     let cutoff = options.positive("r_max")?;
     let envelope_p = options.exponent("PolynomialCutoff_p", 6)?;
+    let elements = types(&options)?;
+    // NequIP lets a prefix, such as `layer0_convnet_`, give one module a value of its own.
+    let own = options.unread().find(|key| MODULE_OPTIONS.iter().any(|o| key.strip_suffix(o).is_some_and(|prefix| prefix.ends_with('_'))));
+    if let Some(key) = own {
+        return Err(option_error(key, "is for one module only, which is not supported"));
+    }
     Ok(Hyperparameters {
         generation: Generation::One,
         producer: version.map_or_else(|| "nequip 0.6 or older".to_owned(), |v| format!("nequip {v}")),
-        elements: types(&options)?,
+        elements,
         cutoff,
         edge_irreps,
         basis_prefactor: 2.0 / cutoff,
@@ -96,8 +124,9 @@ pub(super) fn hyperparameters(config: &Json, state: &State<'_>, e3nn: Option<(u6
 
 /// Irreps of the features and of the edge, written out or from `l_max`, `parity` and `num_features`.
 fn irreps(options: &Options<'_>) -> Result<(Irreps, Irreps), NequipError> {
-    if let (Some(hidden), Some(edge)) = (options.irreps("feature_irreps_hidden")?, options.irreps("irreps_edge_sh")?) {
-        return Ok((hidden, edge));
+    let (hidden_key, edge_key) = ("feature_irreps_hidden", "irreps_edge_sh");
+    if let (Some(hidden), Some(edge)) = (options.get(hidden_key), options.get(edge_key)) {
+        return Ok((parse_irreps(hidden_key, hidden)?, edge_irreps(edge_key, edge)?));
     }
     let (l_max, parity, n) = (options.size("l_max", 0)?, options.flag("parity", true)?, options.size("num_features", 0)?);
     if options.get("l_max").is_none() || n == 0 || l_max > Irrep::MAX_L {

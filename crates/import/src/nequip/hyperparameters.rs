@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value as Json};
 use tesseral_atoms::elements::atomic_number;
-use tesseral_o3::{Convention, Irreps};
+use tesseral_o3::{Convention, HarmonicParity, Irreps};
 use tesseral_potentials::nequip::GateActivations;
 
 use super::NequipError;
@@ -110,15 +110,13 @@ impl<'a> Options<'a> {
 
     /// A whole number that may be written as a float.
     pub(super) fn exponent(&self, key: &str, default: u32) -> Result<u32, NequipError> {
-        self.get(key).map_or(Ok(default), |v| as_exponent(v.as_f64()).ok_or_else(|| option_error(key, format!("is {v}, expected a whole number of at least 2"))))
+        self.get(key).map_or(Ok(default), |v| {
+            as_exponent(v.as_f64()).ok_or_else(|| option_error(key, format!("is {v}, expected a whole number of at least 2")))
+        })
     }
 
     pub(super) fn text(&self, key: &str, default: &'a str) -> Result<&'a str, NequipError> {
         self.get(key).map_or(Ok(default), |v| v.as_str().ok_or_else(|| option_error(key, format!("is {v}, expected a name"))))
-    }
-
-    pub(super) fn irreps(&self, key: &str) -> Result<Option<Irreps>, NequipError> {
-        self.get(key).map(|v| parse_irreps(key, v)).transpose()
     }
 
     /// Activations by parity, from `{e: …, o: …}`.
@@ -137,12 +135,16 @@ impl<'a> Options<'a> {
         list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(|| option_error(key, format!("holds {v}, expected names")))).collect()
     }
 
+    /// Names of all options that were not read.
+    pub(super) fn unread(&self) -> impl Iterator<Item = &'a str> + '_ {
+        self.map.keys().map(String::as_str).filter(|key| !self.read.borrow().contains(*key))
+    }
+
     /// Every option must have been read or be among those that change nothing in the finished model.
     pub(super) fn check_all_read(&self, inert: &[&str]) -> Result<(), NequipError> {
-        let read = self.read.borrow();
-        match self.map.iter().find(|(key, v)| !v.is_null() && !read.contains(*key) && !inert.contains(&key.as_str())) {
+        match self.unread().find(|key| self.map.get(*key).is_some_and(|v| !v.is_null()) && !inert.contains(key)) {
             None => Ok(()),
-            Some((key, _)) => Err(option_error(key, "is an option that is not known")),
+            Some(key) => Err(option_error(key, "is an option that is not known")),
         }
     }
 }
@@ -159,6 +161,14 @@ pub(super) fn as_exponent(value: Option<f64>) -> Option<u32> {
 pub(super) fn parse_irreps(key: &str, value: &Json) -> Result<Irreps, NequipError> {
     let text = value.as_str().ok_or_else(|| option_error(key, format!("is {value}, expected irreps")))?;
     text.parse().map_err(|e| option_error(key, format!("is `{text}`: {e}")))
+}
+
+/// Irreps of the edge harmonics, written out or as their highest degree.
+pub(super) fn edge_irreps(key: &str, value: &Json) -> Result<Irreps, NequipError> {
+    match as_size(value) {
+        Some(l_max) => Irreps::spherical_harmonics(l_max, HarmonicParity::Natural).map_err(|e| option_error(key, e.to_string())),
+        None => parse_irreps(key, value),
+    }
 }
 
 /// Atomic numbers of types that are called by their chemical symbols.

@@ -12,6 +12,8 @@ use super::hyperparameters::{Generation, Hyperparameters, LayerHyperparameters, 
 use super::state::{Output, State, Weights, wrong_shape};
 
 const HIDDEN: &str = "feature_irreps_hidden";
+/// Degrees that are accepted; models in use have up to 4.
+const MAX_DEGREE: usize = 12;
 
 fn irreps(blocks: impl IntoIterator<Item = MulIrrep>) -> Result<Irreps, NequipError> {
     Irreps::new(blocks.into_iter().collect()).map_err(|e| option_error(HIDDEN, e.to_string()))
@@ -68,6 +70,15 @@ impl GateInput {
     }
 }
 
+/// A size that stays finite whatever the irreps of a file are.
+fn product(sizes: &[usize]) -> usize {
+    sizes.iter().fold(1, |product, &n| product.saturating_mul(n))
+}
+
+fn total(sizes: impl Iterator<Item = usize>) -> usize {
+    sizes.fold(0, usize::saturating_add)
+}
+
 /// A path by what it joins.
 fn same(a: &Path, b: &Path) -> bool {
     (a.irrep_in1, a.irrep_in2, a.out) == (b.irrep_in1, b.irrep_in2, b.out)
@@ -92,6 +103,9 @@ impl LayerConverter<'_> {
     pub(super) fn convert(&self, out: &mut Output, t: usize, irreps_in: &Irreps) -> Result<ConvertedLayer, NequipError> {
         let layer: &LayerHyperparameters = &self.hyper.layers[t];
         let edge = &self.hyper.edge_irreps;
+        if let Some(l) = layer.hidden.l_max().max(edge.l_max()).filter(|&l| l > MAX_DEGREE) {
+            return Err(option_error(HIDDEN, format!("or the harmonics have degree {l}, more than {MAX_DEGREE}")));
+        }
         let package = GateInput::reachable(&layer.hidden, irreps_in, edge)?;
         let resnet = layer.resnet && package.output()? == *irreps_in;
         // The readout takes even scalars alone: nothing else need come out of the last layer.
@@ -143,7 +157,7 @@ impl LayerConverter<'_> {
 
     /// One square matrix for each block.
     fn linear_1(&self, out: &mut Output, t: usize, irreps_in: &Irreps, sorted_in: &Irreps) -> Result<(), NequipError> {
-        let numel = irreps_in.iter().map(|b| b.mul * b.mul).sum();
+        let numel = total(irreps_in.iter().map(|b| product(&[b.mul, b.mul])));
         let weights = self.state.flat(&Self::name(t, "linear_1.weight"), numel)?;
         let mut values = Vec::with_capacity(numel);
         for block in sorted_in {
@@ -163,8 +177,8 @@ impl LayerConverter<'_> {
         (kept, irreps_gate, paths): (&GateInput, &Irreps, &TensorProductPaths),
     ) -> Result<(), NequipError> {
         let package_mid = package_paths.mid_irreps().regroup();
-        let size = |b: &MulIrrep| b.mul * package_gate.count(b.irrep);
-        let weights = self.state.flat(&Self::name(t, "linear_2.weight"), package_mid.iter().map(size).sum())?;
+        let size = |b: &MulIrrep| product(&[b.mul, package_gate.count(b.irrep)]);
+        let weights = self.state.flat(&Self::name(t, "linear_2.weight"), total(package_mid.iter().map(size)))?;
         let offsets = package_paths.weight_offsets(PathOrder::SortedByOutput);
         let mut values = Vec::new();
         for block in &irreps_gate.filter(|b| paths.mid_irreps().contains(b.irrep)) {
@@ -198,8 +212,8 @@ impl LayerConverter<'_> {
         (sorted_in, kept, irreps_gate): (&Irreps, &GateInput, &Irreps),
     ) -> Result<SelfConnection, NequipError> {
         let fan_in = self.attributes.first().map_or(0, Vec::len);
-        let size = |b: &MulIrrep| b.mul * fan_in * package_gate.count(b.irrep);
-        let weights = self.state.flat(&Self::name(t, "sc.weight"), irreps_in.iter().map(size).sum())?;
+        let size = |b: &MulIrrep| product(&[b.mul, fan_in, package_gate.count(b.irrep)]);
+        let weights = self.state.flat(&Self::name(t, "sc.weight"), total(irreps_in.iter().map(size)))?;
         let mut values = Vec::new();
         for attributes in self.attributes {
             for block in &sorted_in.filter(|b| irreps_gate.contains(b.irrep)) {
@@ -208,7 +222,9 @@ impl LayerConverter<'_> {
                 let columns = package.columns(kept, block.irrep);
                 for u in 0..block.mul {
                     let row = |c: usize| start + (u * fan_in + c) * width;
-                    values.extend(columns.iter().map(|w| attributes.iter().enumerate().map(|(c, a)| a * weights.values[row(c) + w]).sum::<f64>()));
+                    values.extend(
+                        columns.iter().map(|w| attributes.iter().enumerate().map(|(c, a)| a * weights.values[row(c) + w]).sum::<f64>()),
+                    );
                 }
             }
         }
@@ -222,7 +238,13 @@ impl LayerConverter<'_> {
     }
 
     /// The radial network; the columns of its last matrix in the order of `paths`, for couplings of the artifacts' convention.
-    fn radial(&self, out: &mut Output, t: usize, package_paths: &TensorProductPaths, paths: &TensorProductPaths) -> Result<MlpConfig, NequipError> {
+    fn radial(
+        &self,
+        out: &mut Output,
+        t: usize,
+        package_paths: &TensorProductPaths,
+        paths: &TensorProductPaths,
+    ) -> Result<MlpConfig, NequipError> {
         let name = |k: usize| match self.hyper.generation {
             Generation::One => Self::name(t, &format!("fc.layer{k}.weight")),
             Generation::Two => Self::name(t, &format!("edge_mlp.mlp.{}.weight", 2 * k)),
@@ -237,7 +259,13 @@ impl LayerConverter<'_> {
                     return Err(wrong_shape(&name(k), &weights, &[rows, package_paths.weight_numel()]));
                 }
                 let pick = self.last_columns(t, package_paths, paths)?;
-                ((0..rows).flat_map(|row| pick.iter().map(move |&(c, sign)| (row, c, sign))).map(|(row, c, sign)| sign * weights.values[row * columns + c]).collect(), pick.len())
+                (
+                    (0..rows)
+                        .flat_map(|row| pick.iter().map(move |&(c, sign)| (row, c, sign)))
+                        .map(|(row, c, sign)| sign * weights.values[row * columns + c])
+                        .collect(),
+                    pick.len(),
+                )
             } else {
                 (weights.values, columns)
             };
@@ -254,7 +282,12 @@ impl LayerConverter<'_> {
     }
 
     /// For each radial weight of the artifact, its column in the package and the sign of the package's 3j tensor.
-    fn last_columns(&self, t: usize, package_paths: &TensorProductPaths, paths: &TensorProductPaths) -> Result<Vec<(usize, f64)>, NequipError> {
+    fn last_columns(
+        &self,
+        t: usize,
+        package_paths: &TensorProductPaths,
+        paths: &TensorProductPaths,
+    ) -> Result<Vec<(usize, f64)>, NequipError> {
         let offsets = package_paths.weight_offsets(PathOrder::Generation);
         let mut columns = Vec::with_capacity(paths.weight_numel());
         for path in paths.in_order(PathOrder::SortedByOutput) {

@@ -7,8 +7,8 @@ use tesseral_o3::{Convention, Irrep, Irreps, MulIrrep, Parity};
 
 use super::NequipError;
 use super::hyperparameters::{
-    Generation, Hyperparameters, LayerHyperparameters, ReadoutActivation, as_exponent, denominator, elements, gate_activations, option_error,
-    readout_activation,
+    Generation, Hyperparameters, LayerHyperparameters, ReadoutActivation, as_exponent, denominator, elements, gate_activations,
+    option_error, readout_activation,
 };
 use crate::source::ForeignCheckpoint;
 use crate::torch::module::{ModuleError, irreps_text};
@@ -113,7 +113,8 @@ pub(super) fn hyperparameters(checkpoint: &ForeignCheckpoint) -> Result<Hyperpar
         }
         let scalars = activations_of(nonlinearity, "irreps_scalars", "act_scalars")?;
         let gates = activations_of(nonlinearity, "irreps_gates", "act_gates")?;
-        let merged = merge(activations.take(), [scalars, gates]).ok_or_else(|| option_error("convnet_nonlinearity_scalars", "differs between layers"))?;
+        let merged = merge(activations.take(), [scalars, gates])
+            .ok_or_else(|| option_error("convnet_nonlinearity_scalars", "differs between layers"))?;
         activations = Some(merged);
         check_alphas(checkpoint, layer, "conv.edge_mlp")?;
         layers.push(LayerHyperparameters {
@@ -124,7 +125,8 @@ pub(super) fn hyperparameters(checkpoint: &ForeignCheckpoint) -> Result<Hyperpar
         });
     }
     let [scalars, gates] = activations.unwrap_or_default();
-    let or_default = |[even, odd]: [Option<String>; 2]| (even.unwrap_or_else(|| "silu".to_owned()), odd.unwrap_or_else(|| "tanh".to_owned()));
+    let or_default =
+        |[even, odd]: [Option<String>; 2]| (even.unwrap_or_else(|| "silu".to_owned()), odd.unwrap_or_else(|| "tanh".to_owned()));
     check_alphas(checkpoint, net, "per_atom_energy_readout.mlp_module")?;
     let zbl = match net.path("pair_potential") {
         None => None,

@@ -10,7 +10,7 @@ use crate::source::ForeignCheckpoint;
 use crate::torch::tensor::{DType, TensorRef};
 
 /// A tensor of every model, by which the network is found among the others of a file.
-const ANCHOR: &str = "layer0_convnet.conv.linear_1.weight";
+pub(super) const ANCHOR: &str = "layer0_convnet.conv.linear_1.weight";
 
 /// Numbers of a tensor, and whether they were stored with less than 64 bits.
 #[derive(Debug, Clone)]
@@ -35,7 +35,10 @@ impl<'c> State<'c> {
     ///
     /// # Errors
     /// If there is no NequIP network among them, or several.
-    pub(super) fn new(checkpoint: &'c ForeignCheckpoint, tensors: impl IntoIterator<Item = (String, TensorRef)>) -> Result<Self, NequipError> {
+    pub(super) fn new(
+        checkpoint: &'c ForeignCheckpoint,
+        tensors: impl IntoIterator<Item = (String, TensorRef)>,
+    ) -> Result<Self, NequipError> {
         let tensors: BTreeMap<String, TensorRef> = tensors.into_iter().collect();
         let mut prefixes = tensors.keys().filter_map(|name| name.strip_suffix(ANCHOR));
         let prefix = prefixes.next().ok_or_else(|| not_nequip(tensors.keys()))?.to_owned();

@@ -7,8 +7,8 @@ use tesseral_o3::{Convention, Irrep, Irreps, MulIrrep};
 
 use super::NequipError;
 use super::hyperparameters::{
-    Generation, Hyperparameters, LayerHyperparameters, Options, as_size, denominator, elements, gate_activations, option_error, parse_irreps,
-    readout_activation, version,
+    Generation, Hyperparameters, LayerHyperparameters, Options, as_size, denominator, edge_irreps, elements, gate_activations,
+    option_error, parse_irreps, readout_activation, version,
 };
 use crate::source::ForeignCheckpoint;
 use crate::torch::tensor::TensorRef;
@@ -94,7 +94,9 @@ impl Training {
         let unmatched = model.iter().filter(|(name, tensor)| trained(name) && tensor.numel() != Some(0)).nth(count);
         match (unmatched, count == total) {
             (None, true) => Ok(model),
-            (unmatched, _) => Err(NequipError::MovingAverage { tensor: unmatched.map_or_else(|| format!("ema_weight_{count}"), |u| u.0.clone()) }),
+            (unmatched, _) => {
+                Err(NequipError::MovingAverage { tensor: unmatched.map_or_else(|| format!("ema_weight_{count}"), |u| u.0.clone()) })
+            }
         }
     }
 
@@ -108,7 +110,8 @@ impl Training {
         let json = Json::Object(self.model.clone());
         let options = Options::new("model", &json)?;
         // What the versions do differently: order and parity of features from 0.16 on, the envelope of ZBL from 0.17 on.
-        let (major, minor) = version(&self.version).ok_or_else(|| option_error("info_dict.versions.nequip", format!("is `{}`", self.version)))?;
+        let (major, minor) =
+            version(&self.version).ok_or_else(|| option_error("info_dict.versions.nequip", format!("is `{}`", self.version)))?;
         let since = |m: u64| (major, minor) >= (0, m);
         options.get("_target_");
         let (hidden, edge_irreps) = match self.target.as_str() {
@@ -142,7 +145,8 @@ impl Training {
             Some(Json::Null) => None,
             Some(_) => Some(options.text("readout_mlp_nonlinearity", "silu")?),
         };
-        let activations = gate_activations(options.by_parity("convnet_nonlinearity_scalars")?, options.by_parity("convnet_nonlinearity_gates")?)?;
+        let activations =
+            gate_activations(options.by_parity("convnet_nonlinearity_scalars")?, options.by_parity("convnet_nonlinearity_gates")?)?;
         options.check_all_read(&INERT)?;
         Ok(Hyperparameters {
             generation: Generation::Two,
@@ -177,9 +181,13 @@ fn unwrap_modifiers(json: &Json) -> Result<(String, Map<String, Json>), NequipEr
             let modifiers = map.get("modifiers").and_then(Json::as_array).ok_or_else(|| option_error("modifiers", "is not a list"))?;
             let unknown = modifiers.iter().find(|m| m.get("modifier").and_then(Json::as_str).is_none_or(|m| !accelerators.contains(&m)));
             match (unknown, map.get("model")) {
-                (Some(modifier), _) => Err(option_error("modifiers", format!("has {modifier}; package the model with nequip-package and import that"))),
+                (Some(modifier), _) => {
+                    Err(option_error("modifiers", format!("has {modifier}; package the model with nequip-package and import that")))
+                }
                 // One level is all there is: what is inside is a builder.
-                (None, Some(inner)) if inner.get("_target_").and_then(Json::as_str).is_some_and(|t| !t.ends_with(".modify")) => unwrap_modifiers(inner),
+                (None, Some(inner)) if inner.get("_target_").and_then(Json::as_str).is_some_and(|t| !t.ends_with(".modify")) => {
+                    unwrap_modifiers(inner)
+                }
                 _ => Err(option_error("model", "is not a builder")),
             }
         }
@@ -219,7 +227,9 @@ fn simple_irreps(options: &Options<'_>, by_degree: bool) -> Result<(Vec<Irreps>,
         Some(Json::Array(list)) => list.iter().map(as_size).collect(),
         Some(value) => as_size(value).map(|n| vec![n; l_max + 1]),
     };
-    let sizes = sizes.filter(|s| s.len() == l_max + 1).ok_or_else(|| option_error(key, format!("is not one size, or one for each of {} degrees", l_max + 1)))?;
+    let sizes = sizes
+        .filter(|s| s.len() == l_max + 1)
+        .ok_or_else(|| option_error(key, format!("is not one size, or one for each of {} degrees", l_max + 1)))?;
     let both = |l: usize| [MulIrrep::new(sizes[l], Irrep::even(l)), MulIrrep::new(sizes[l], Irrep::odd(l))];
     let blocks: Vec<MulIrrep> = match (by_degree, parity) {
         (true, true) => (0..=l_max).flat_map(both).collect(),
@@ -240,20 +250,15 @@ fn full_irreps(options: &Options<'_>) -> Result<(Vec<Irreps>, Irreps), NequipErr
     let key = "feature_irreps_hidden";
     let list = options.require(key)?.as_array().ok_or_else(|| option_error(key, "is not a list"))?;
     let hidden = list.iter().map(|v| parse_irreps(key, v)).collect::<Result<_, _>>()?;
-    let edge = match options.require("irreps_edge_sh")? {
-        Json::Number(l_max) => {
-            let l_max = l_max.as_u64().and_then(|l| usize::try_from(l).ok()).ok_or_else(|| option_error("irreps_edge_sh", format!("is {l_max}")))?;
-            Irreps::spherical_harmonics(l_max, tesseral_o3::HarmonicParity::Natural).map_err(|e| option_error("irreps_edge_sh", e.to_string()))?
-        }
-        text => parse_irreps("irreps_edge_sh", text)?,
-    };
+    let edge = edge_irreps("irreps_edge_sh", options.require("irreps_edge_sh")?)?;
     Ok((hidden, edge))
 }
 
 /// √(average number of neighbours), one or by type.
 fn averages(options: &Options<'_>, types: &[String]) -> Result<Vec<f64>, NequipError> {
     let key = "avg_num_neighbors";
-    let one = |v: &Json| v.as_f64().ok_or_else(|| option_error(key, format!("holds {v}, expected numbers"))).and_then(|n| denominator(key, n));
+    let one =
+        |v: &Json| v.as_f64().ok_or_else(|| option_error(key, format!("holds {v}, expected numbers"))).and_then(|n| denominator(key, n));
     match options.get(key) {
         None => Ok(vec![1.0]),
         Some(Json::Object(by_type)) => types
@@ -274,4 +279,87 @@ fn zbl(term: &Json, own_envelope: bool, envelope_p: u32) -> Result<u32, NequipEr
     let p = options.exponent("polynomial_cutoff_p", 6)?;
     options.check_all_read(&["units", "chemical_species", "type_names"])?;
     Ok(if own_envelope { p } else { envelope_p })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hyperparameters(version: &str, model: &Json) -> Result<Hyperparameters, NequipError> {
+        let (target, model) = unwrap_modifiers(model)?;
+        Training { model, target, version: version.to_owned(), ema: None }.hyperparameters()
+    }
+
+    fn model(extra: &Json) -> Json {
+        let mut model = json!({"_target_": "nequip.model.NequIPGNNModel", "r_max": 5.0, "type_names": ["O", "H"], "num_layers": 3, "l_max": 2, "num_features": 4});
+        let options = model.as_object_mut().unwrap();
+        options.extend(extra.as_object().unwrap().clone());
+        model
+    }
+
+    #[test]
+    fn order_and_parity_of_features_changed_in_0_16() {
+        let hidden = |version, parity| {
+            let hyper = hyperparameters(version, &model(&json!({"parity": parity}))).unwrap();
+            (hyper.layers[0].hidden.to_string(), hyper.edge_irreps.to_string())
+        };
+        let owned = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+        assert_eq!(hidden("0.15.0", true), owned("4x0e+4x1e+4x2e+4x0o+4x1o+4x2o", "1x0e+1x1o+1x2e"));
+        assert_eq!(hidden("0.15.0", false), owned("4x0e+4x1e+4x2e", "1x0e+1x1e+1x2e"));
+        assert_eq!(hidden("0.16.0", true), owned("4x0e+4x0o+4x1e+4x1o+4x2e+4x2o", "1x0e+1x1o+1x2e"));
+        assert_eq!(hidden("0.16.0", false), owned("4x0e+4x1o+4x2e", "1x0e+1x1o+1x2e"));
+    }
+
+    #[test]
+    fn options_override_presets() {
+        let preset = json!({"_target_": "nequip.model.PresetNequIPGNNModel", "preset": "m", "r_max": 6.0, "type_names": ["Si"], "num_features": [8, 4, 2]});
+        let hyper = hyperparameters("0.19.1", &preset).unwrap();
+        let hidden: Vec<String> = hyper.layers.iter().map(|l| l.hidden.to_string()).collect();
+        assert_eq!(hidden, ["8x0e+4x1o+2x2e", "8x0e+4x1o+2x2e", "8x0e+4x1o+2x2e", "8x0e"]);
+        assert_eq!((hyper.elements, hyper.layers[0].self_connection, hyper.layers[1].self_connection), (vec![14], false, true));
+    }
+
+    #[test]
+    fn a_learnable_shift_starts_in_the_first_layer() {
+        let hyper = hyperparameters("0.19.1", &model(&json!({"learnable_shift": true, "convnet_resnet": true}))).unwrap();
+        assert!(hyper.layers.iter().all(|l| l.self_connection && l.resnet));
+    }
+
+    #[test]
+    fn the_envelope_of_zbl_is_its_own_from_0_17_on() {
+        let with_zbl = model(
+            &json!({"polynomial_cutoff_p": 8, "pair_potential": {"_target_": "nequip.nn.pair_potential.ZBL", "units": "metal", "chemical_species": ["O", "H"]}}),
+        );
+        assert_eq!(hyperparameters("0.16.3", &with_zbl).unwrap().zbl, Some(8));
+        assert_eq!(hyperparameters("0.17.0", &with_zbl).unwrap().zbl, Some(6));
+    }
+
+    #[test]
+    fn kernels_may_be_chosen_and_nothing_else_modified() {
+        let modified =
+            |modifier: &str| json!({"_target_": "nequip.model.modify", "modifiers": [{"modifier": modifier}], "model": model(&json!({}))});
+        assert!(hyperparameters("0.19.1", &modified("enable_OpenEquivariance")).is_ok());
+        assert!(
+            matches!(hyperparameters("0.19.1", &modified("modify_PerTypeScaleShift")), Err(NequipError::Option { key, .. }) if key == "modifiers")
+        );
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        let key = |model: &Json| match hyperparameters("0.19.1", model) {
+            Err(NequipError::Option { key, .. }) => key,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(key(&model(&json!({"new_option": 1}))), "new_option");
+        assert_eq!(key(&model(&json!({"convnet_nonlinearity_type": "norm"}))), "convnet_nonlinearity_type");
+        assert_eq!(key(&model(&json!({"readout_mlp_nonlinearity": "mish"}))), "readout_mlp_nonlinearity");
+        assert_eq!(key(&model(&json!({"pair_potential": {"_target_": "nequip.nn.pair_potential.LennardJones"}}))), "pair_potential");
+        assert_eq!(key(&model(&json!({"categorical_graph_field_embed": [{"field": "charge"}]}))), "categorical_graph_field_embed");
+        assert_eq!(key(&model(&json!({"type_names": ["O", "Hcat"]}))), "type_names");
+        assert_eq!(key(&model(&json!({"num_features": [1, 2]}))), "num_features");
+        assert_eq!(key(&model(&json!({"avg_num_neighbors": {"O": 3.0}}))), "avg_num_neighbors");
+        assert_eq!(key(&model(&json!({"_target_": "my.Model"}))), "_target_");
+        assert_eq!(key(&json!({"_target_": "nequip.model.ModelFromPackage"})), "_target_");
+        assert!(matches!(hyperparameters("0.19.1", &json!({"_target_": "allegro.model.AllegroModel"})), Err(NequipError::Allegro)));
+    }
 }

@@ -67,12 +67,33 @@ pub struct TensorProductSpec {
 /// Sign convention of the couplings in every artifact; importers convert (CONVENTIONS.md).
 pub const CONVENTION: Convention = Convention::E3nn05;
 
+/// The highest degree of features and outputs that the kernels hold room for.
+pub const MAX_DEGREE: usize = 7;
+
+/// What keeps a path list from becoming a convolution.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// A degree beyond [`MAX_DEGREE`].
+    #[error("features and messages of degree {degree} are not supported, only up to {MAX_DEGREE}")]
+    Degree {
+        /// The degree.
+        degree: usize,
+    },
+    /// A coupling that cannot be computed.
+    #[error(transparent)]
+    Coupling(#[from] WignerError),
+}
+
 impl TensorProductSpec {
     /// The convolution of a path list, in canonical order, couplings in the [`CONVENTION`] of artifacts.
     ///
     /// # Errors
-    /// If a degree is beyond what 3j symbols are computed for.
-    pub fn new(paths: &TensorProductPaths) -> std::result::Result<Self, WignerError> {
+    /// [`SpecError`] if a degree is too high.
+    pub fn new(paths: &TensorProductPaths) -> std::result::Result<Self, SpecError> {
+        let degrees = paths.paths().iter().flat_map(|p| [p.irrep_in1.l, p.out.l]);
+        if let Some(degree) = degrees.max().filter(|&l| l > MAX_DEGREE) {
+            return Err(SpecError::Degree { degree });
+        }
         let in_offsets: Vec<usize> = paths.irreps_in1().blocks_with_offsets().map(|b| b.offset).collect();
         let edge_offsets: Vec<usize> = paths.irreps_edge().blocks_with_offsets().map(|b| b.offset).collect();
         let irreps_out = paths.mid_irreps().regroup();

@@ -61,7 +61,10 @@ impl MlpConfig {
 
     fn check(&self, name: &str) -> Result<()> {
         if self.sizes.len() < 2 || self.scales.len() != self.sizes.len() - 1 || self.sizes.contains(&0) {
-            return Err(config_error(name, format!("a network needs at least two non-zero sizes and one scale a matrix, got {:?}", self.sizes)));
+            return Err(config_error(
+                name,
+                format!("a network needs at least two non-zero sizes and one scale a matrix, got {:?}", self.sizes),
+            ));
         }
         Ok(())
     }

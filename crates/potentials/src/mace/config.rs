@@ -14,6 +14,7 @@ use crate::blocks::MlpConfig;
 /// |---|---|
 /// | `embedding.weight` | `[Z, K]`, divided by √Z when used |
 /// | `radial.frequencies` (Bessel) or `radial.centers` (Gaussian) | `[basis]` |
+/// | `radial.prefactor` (Bessel, optional) | `[1]`, √(2/r_c) as rounded in the checkpoint |
 /// | `radial.transform` | Agnesi `[a, q, p]`, Soft `[alpha]` |
 /// | `covalent_radii` (with a transform or ZBL) | `[Z]`, Å |
 /// | `zbl` (with ZBL) | `[a_exp, a_prefactor, c0, c1, c2, c3, p]` |

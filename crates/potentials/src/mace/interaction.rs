@@ -96,7 +96,9 @@ impl InteractionBlock {
         let mut messages = target.clone();
         match config.interaction {
             Interaction::Plain | Interaction::Density => mix = Some(map("mix", target, target, by_element)?),
-            Interaction::Residual | Interaction::DensityResidual => skip = Some(map("skip", &config.irreps_in, &config.irreps_out, by_element)?),
+            Interaction::Residual | Interaction::DensityResidual => {
+                skip = Some(map("skip", &config.irreps_in, &config.irreps_out, by_element)?)
+            }
             Interaction::AttentionResidual => {
                 skip = Some(map("skip", &config.irreps_in, &config.irreps_out, plain)?);
                 let scalars: Irreps = "64x0e".parse().map_err(|_| config_error(&name, "64x0e"))?;

@@ -11,7 +11,9 @@ use candle_core::{DType, Tensor};
 use tesseral_atoms::Structure;
 use tesseral_ops::spherical_harmonics::spherical_harmonics;
 
-pub use config::{Basis, FieldConfig, FieldKind, Interaction, LayerConfig, MaceConfig, RadialConfig, ReadoutConfig, ReadoutKind, Transform};
+pub use config::{
+    Basis, FieldConfig, FieldKind, Interaction, LayerConfig, MaceConfig, RadialConfig, ReadoutConfig, ReadoutKind, Transform,
+};
 
 use crate::batch::Batch;
 use crate::error::{Result, config_error};

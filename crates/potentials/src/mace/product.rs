@@ -49,15 +49,21 @@ impl ProductBasis {
                     return Err(config_error(&basis_name, format!("expected three dimensions, got {basis_shape:?}")));
                 };
                 if shape != [terms, nu] || outputs != block.irrep.dim() {
-                    return Err(config_error(&basis_name, format!("shape {basis_shape:?} fits neither {} nor its monomials {shape:?}", block.irrep)));
+                    return Err(config_error(
+                        &basis_name,
+                        format!("shape {basis_shape:?} fits neither {} nor its monomials {shape:?}", block.irrep),
+                    ));
                 }
                 let indices = indices
                     .into_iter()
-                    .map(|i| u32::try_from(i).map_err(|_| config_error(&basis_name, format!("component {i} of a monomial is out of range"))))
+                    .map(|i| {
+                        u32::try_from(i).map_err(|_| config_error(&basis_name, format!("component {i} of a monomial is out of range")))
+                    })
                     .collect::<Result<Vec<_>>>()?;
                 let values = p.constants(&basis_name, &basis_shape)?;
                 bases.push(
-                    Monomials::from_parts(outputs, components, nu, paths, indices, values).map_err(|e| config_error(&basis_name, e.to_string()))?,
+                    Monomials::from_parts(outputs, components, nu, paths, indices, values)
+                        .map_err(|e| config_error(&basis_name, e.to_string()))?,
                 );
                 weights.push(p.get(&format!("{name}.{b}.weights.{nu}"), &[rows, paths, channels])?);
             }

@@ -19,6 +19,8 @@ pub(super) struct RadialFeatures {
     basis: Basis,
     /// Bessel frequencies or Gaussian centres.
     table: Option<Tensor>,
+    /// What Bessel functions are multiplied with.
+    prefactor: f64,
     transform: Transform,
     /// Parameters of the transform.
     constants: Vec<f64>,
@@ -41,6 +43,8 @@ impl RadialFeatures {
             Basis::Gaussian => Some(p.get("radial.centers", &[radial.size])?),
             Basis::Chebyshev => None,
         };
+        let prefactor =
+            if p.contains("radial.prefactor") { p.constants("radial.prefactor", &[1])?[0] } else { (2.0 / config.cutoff).sqrt() };
         let constants = match radial.transform {
             Transform::None => Vec::new(),
             Transform::Agnesi => p.constants("radial.transform", &[3])?,
@@ -57,6 +61,7 @@ impl RadialFeatures {
             size: radial.size,
             basis: radial.basis,
             table,
+            prefactor,
             transform: radial.transform,
             constants,
             radii,
@@ -70,11 +75,13 @@ impl RadialFeatures {
         };
         let t = match self.transform {
             Transform::None => d.clone(),
-            Transform::Agnesi => radial::agnesi_transform(d, &pair(|u, v| 0.5 * (u + v)), self.constants[0], self.constants[1], self.constants[2])?,
+            Transform::Agnesi => {
+                radial::agnesi_transform(d, &pair(|u, v| 0.5 * (u + v)), self.constants[0], self.constants[1], self.constants[2])?
+            }
             Transform::Soft => radial::soft_transform(d, &pair(|u, v| u + v), self.constants[0])?,
         };
         let basis = match (self.basis, &self.table) {
-            (Basis::Bessel, Some(frequencies)) => radial::bessel(&t, frequencies, (2.0 / self.cutoff).sqrt())?,
+            (Basis::Bessel, Some(frequencies)) => radial::bessel(&t, frequencies, self.prefactor)?,
             (Basis::Gaussian, Some(centers)) => radial::gaussian(&t, centers, self.cutoff / (self.size - 1) as f64)?,
             _ => radial::chebyshev(&t, self.size)?,
         };

@@ -34,11 +34,7 @@ impl Readout {
         if config.layer >= model.layers.len() {
             return Err(config_error(format!("readouts.{r}"), format!("layer {} of {} does not exist", config.layer, model.layers.len())));
         }
-        let activation = config
-            .activation
-            .as_deref()
-            .map(|a| activation(a, 1.0).map(|a| a.activation.e3nn()))
-            .transpose()?;
+        let activation = config.activation.as_deref().map(|a| activation(a, 1.0).map(|a| a.activation.e3nn())).transpose()?;
         let first = |n| EquivariantLinear::new(p, &name("linear_1"), &config.irreps_in, &scalars(n)?, plain);
         let (linear_1, linear_mid, linear_2) = match config.kind {
             ReadoutKind::Linear => (first(heads)?, None, None),

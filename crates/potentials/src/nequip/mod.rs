@@ -220,7 +220,10 @@ impl Layer {
         if product.weight_numel != config.radial.outputs() || config.radial.inputs() != model.basis_size {
             return Err(config_error(
                 format!("{name}.radial"),
-                format!("sizes {:?} do not fit {} basis functions and {} weights", config.radial.sizes, model.basis_size, product.weight_numel),
+                format!(
+                    "sizes {:?} do not fit {} basis functions and {} weights",
+                    config.radial.sizes, model.basis_size, product.weight_numel
+                ),
             ));
         }
         if config.resnet && config.irreps_in != config.irreps_out {

@@ -63,8 +63,7 @@ mod tests {
         structure.info.insert("name".into(), "silicon".into());
         structure.set_forces(&[[0.1, 0.2, 0.3]]);
         structure.arrays.insert("magmoms".into(), Array::scalars(vec![1.0]));
-        let evaluation =
-            Evaluation { energy: -5.0, forces: vec![[0.0; 3]], stress: Some([[0.5; 3]; 3]), atomic_energies: vec![-5.0] };
+        let evaluation = Evaluation { energy: -5.0, forces: vec![[0.0; 3]], stress: Some([[0.5; 3]; 3]), atomic_energies: vec![-5.0] };
         let labelled = with_results(&structure, &evaluation, true);
         let keys: Vec<&str> = labelled.info.keys().map(String::as_str).collect();
         assert_eq!(keys, ["REF_energy_2", "REF_energy", "REF_free_energy", "name", "energy", "stress"]);

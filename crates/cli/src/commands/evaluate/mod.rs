@@ -5,14 +5,14 @@ mod labelled;
 mod report;
 mod scan;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tesseral_atoms::io::{self, Format};
+use tesseral_atoms::io::{self, Format, WriteError};
 use tesseral_atoms::{LabelKeys, Structure};
 use tesseral_infer::metrics::Metrics;
 use tesseral_infer::{Evaluation, InferError, Potential};
@@ -191,7 +191,10 @@ impl<'a> Run<'a> {
             self.progress.advance(structure.len() as u64);
             match result {
                 Ok(evaluation) => self.one(&Frame { file, index, structure }, &evaluation, seconds)?,
-                Err(error) => self.failure(&file, Some(index), anyhow::Error::new(error).context(format!("{file}: frame {index}")))?,
+                Err(error) => {
+                    let place = format!("{file}: frame {index}: {error}");
+                    self.failure(&file, Some(index), anyhow::Error::new(error).context(place))?;
+                }
             }
         }
         self.print()
@@ -231,8 +234,8 @@ impl<'a> Run<'a> {
             let labelled = labelled::with_results(&frame.structure, evaluation, self.args.per_atom);
             let written = io::write_extxyz(*structures, &labelled);
             if self.args.output.as_deref() == Some(Path::new("-"))
-                && let Err(error) = &written
-                && is_broken_pipe(error)
+                && let Err(WriteError::Io(error)) = &written
+                && error.kind() == ErrorKind::BrokenPipe
             {
                 return Err(errors::OutputClosed.into());
             }
@@ -305,10 +308,4 @@ impl<'a> Run<'a> {
         }
         Ok(Outcome::Success)
     }
-}
-
-fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    })
 }
