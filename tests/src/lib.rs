@@ -1,1 +1,67 @@
-//! End-to-end, conformance and hostile-input tests.
+//! What the conformance tests share: every golden model, imported.
+
+use std::path::{Path, PathBuf};
+
+use tesseral_atoms::Structure;
+use tesseral_potentials::Artifact;
+
+/// An imported golden model and the structures its reference holds.
+pub struct Golden {
+    /// Folder and file name.
+    pub name: String,
+    /// The model.
+    pub artifact: Artifact,
+    /// Structures with reference results.
+    pub frames: Vec<Structure>,
+}
+
+/// The folder of golden models.
+pub fn golden_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// A gzipped file written out for readers that want a path; others as they are.
+///
+/// # Panics
+/// If the file cannot be read: the golden data is part of the repository.
+pub fn plain(path: &Path, folder: &Path) -> PathBuf {
+    if path.extension().is_none_or(|e| e != "gz") {
+        return path.to_owned();
+    }
+    let target = folder.join(path.file_stem().expect("golden files have names"));
+    let mut reader = flate2::read::GzDecoder::new(std::fs::File::open(path).expect("golden file"));
+    let mut writer = std::fs::File::create(&target).expect("temporary file");
+    std::io::copy(&mut reader, &mut writer).expect("golden file is whole");
+    target
+}
+
+/// Every golden model of a family folder ("mace", "sevennet") that is a checkpoint with a reference of the same name.
+///
+/// # Panics
+/// If one cannot be imported.
+pub fn golden(family: &str) -> Vec<Golden> {
+    let folder = golden_folder().join(family);
+    let temporary = tempfile::tempdir().expect("temporary folder");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder).expect("golden folder").map(|e| e.expect("golden entry").path()).collect();
+    paths.sort();
+    let mut models = Vec::new();
+    for path in paths {
+        let file = path.file_name().expect("name").to_string_lossy().into_owned();
+        let stem = file.strip_suffix(".gz").unwrap_or(&file);
+        let Some(stem) = stem.strip_suffix(".model").or_else(|| stem.strip_suffix(".pth")) else { continue };
+        let reference = folder.join(format!("ref_{stem}.extxyz"));
+        // Its product basis is only in generated code; that it is refused is a test of the importer.
+        if stem == "cueq_layout" || !reference.exists() {
+            continue;
+        }
+        let artifact = tesseral_import::import(&plain(&path, temporary.path())).unwrap_or_else(|e| panic!("{file}: {e}"));
+        let frames = tesseral_atoms::io::read(&reference).expect("reference").map(|f| f.expect("reference frame")).collect();
+        models.push(Golden { name: format!("{family}/{stem}"), artifact, frames });
+    }
+    models
+}
+
+/// The first head of a model, which every test may use.
+pub fn first_head(artifact: &Artifact) -> Option<String> {
+    artifact.header().heads().first().cloned()
+}

@@ -61,7 +61,7 @@ pub fn import(path: &Path) -> Result<Artifact, ImportError> {
 pub fn convert(checkpoint: &ForeignCheckpoint, name: &str) -> Result<Artifact, ImportError> {
     match checkpoint.kind() {
         CheckpointKind::MaceModule { .. } => Ok(crate::mace::convert(checkpoint, name)?),
-        CheckpointKind::SevenNet { .. } => Ok(crate::sevennet::convert(checkpoint, name)?),
+        CheckpointKind::SevenNet => Ok(crate::sevennet::convert(checkpoint, name)?),
         CheckpointKind::NequipPackage { .. }
         | CheckpointKind::NequipTraining
         | CheckpointKind::NequipScript { .. }

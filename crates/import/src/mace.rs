@@ -142,7 +142,7 @@ impl MaceError {
                 "MACE and ScaleShiftMACE as mace-torch up to 0.3.16 saves them are understood; please report others".into()
             }
             Self::CuEquivariance { .. } => {
-                "convert it back in the Python environment it comes from: `mace_cueq_to_e3nn MODEL --output_model NEW.model`".into()
+                "convert it back in the Python environment it comes from: `mace_cueq_to_e3nn MODEL --return_model` writes MODEL.e3nn_model.pt beside it (in spite of the name of the flag)".into()
             }
             Self::MissingTensor { .. } | Self::Shape { .. } | Self::Dtype { .. } | Self::Wigner3j { .. } | Self::Basis { .. } => {
                 "the file is damaged or was edited; fetch it again and compare its checksum".into()

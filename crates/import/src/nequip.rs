@@ -341,7 +341,7 @@ fn readout(out: &mut Output, hyper: &Hyperparameters, state: &State<'_>, scalars
         let size_in = layers.last().map_or(scalars, |l| l.size_out);
         let weights = state.get(name)?;
         // Generation one has flat weights; only the even scalars map to its outputs.
-        let size_out = if size_in == 0 { 0 } else { weights.values.len() / size_in };
+        let size_out = weights.values.len().checked_div(size_in).unwrap_or(0);
         let matrix = hyper.generation == Generation::Two;
         if size_out == 0 || size_in * size_out != weights.values.len() || (matrix && weights.shape != [size_in, size_out]) {
             return Err(wrong_shape(name, &weights, &[size_in, 0]));

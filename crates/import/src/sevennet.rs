@@ -181,41 +181,169 @@ impl Output {
         self.0.push(NamedTensor { name: name.into(), shape: shape.to_vec(), numbers });
     }
 
-    /// A linear map whose flat weights are followed, with modalities, by their rows.
+    /// A linear map between two layouts, whose flat weights are followed, with modalities, by their rows.
     fn linear(
         &mut self,
         state: &State,
-        from: &str,
-        to: &str,
-        numel: usize,
-        scalars_out: usize,
+        names: (&str, &str),
+        layouts: (&ChannelLayout, &ChannelLayout),
         modal: usize,
         bias: bool,
     ) -> Result<(), SevenNetError> {
-        let total = numel + modal * scalars_out;
-        let weight = numbers(state.sized(&format!("{from}.linear.weight"), &[total])?);
-        self.push(format!("{to}.weight"), &[1, numel], select(&weight, (0..numel).map(|i| (i, 1.0))));
-        if modal > 0 && scalars_out > 0 {
-            self.push(format!("{to}.modal"), &[modal, scalars_out], select(&weight, (numel..total).map(|i| (i, 1.0))));
+        let (from, to) = names;
+        let pick = linear_pick(layouts.0, layouts.1);
+        let scalars = layouts.1.scalars();
+        let (numel, channels) = (pick.len(), scalars.len());
+        let weight = numbers(state.sized(&format!("{from}.linear.weight"), &[numel + modal * channels])?);
+        self.push(format!("{to}.weight"), &[1, numel], select(&weight, pick.into_iter().map(|i| (i, 1.0))));
+        let rows = (0..modal).flat_map(|row| scalars.iter().map(move |&w| (numel + row * channels + w, 1.0)));
+        if modal > 0 && channels > 0 {
+            self.push(format!("{to}.modal"), &[modal, channels], select(&weight, rows));
         }
-        if bias && scalars_out > 0 {
-            let bias = state.sized(&format!("{from}.linear.bias"), &[scalars_out])?;
-            self.push(format!("{to}.bias"), &[scalars_out], numbers(bias));
+        if bias && channels > 0 {
+            let bias = numbers(state.sized(&format!("{from}.linear.bias"), &[channels])?);
+            self.push(format!("{to}.bias"), &[channels], select(&bias, scalars.iter().map(|&w| (w, 1.0))));
         }
         Ok(())
     }
 }
 
-/// Number of weights of an e3nn linear map.
-fn linear_numel(irreps_in: &Irreps, irreps_out: &Irreps) -> usize {
-    irreps_in.iter().map(|i| irreps_out.iter().filter(|o| o.irrep == i.irrep).map(|o| i.mul * o.mul).sum::<usize>()).sum()
+/// How the channels of a checkpoint's features lie in those of the artifact, whose blocks are sorted and merged.
+struct ChannelLayout {
+    /// Blocks of the checkpoint.
+    given: Irreps,
+    /// Blocks of the artifact.
+    canonical: Irreps,
+    /// For each channel of each block of the artifact: block and channel of the checkpoint.
+    source: Vec<Vec<(usize, usize)>>,
+}
+
+impl ChannelLayout {
+    /// Blocks in any order, stably sorted and merged.
+    fn new(given: &Irreps) -> Self {
+        let canonical = given.regroup();
+        let channels = |irrep| {
+            let blocks = given.iter().enumerate().filter(move |(_, b)| b.irrep == irrep);
+            blocks.flat_map(|(block, b)| (0..b.mul).map(move |u| (block, u))).collect()
+        };
+        let source = canonical.iter().map(|c| channels(c.irrep)).collect();
+        Self { given: given.clone(), canonical, source }
+    }
+
+    /// The input of e3nn's gate for features of layout `out`: sorted and merged already, but the gates follow the gated blocks in the
+    /// checkpoint's order.
+    fn gate(out: &Self) -> Result<Self, SevenNetError> {
+        let gate_parity = if out.given.contains(Irrep::even(0)) { Parity::Even } else { Parity::Odd };
+        let gate_irrep = Irrep::new(0, gate_parity);
+        let gated = |irreps: &Irreps| irreps.iter().copied().filter(|b| b.irrep.l > 0).collect::<Vec<_>>();
+        let mut blocks: Vec<MulIrrep> = out.canonical.iter().copied().filter(|b| b.irrep.l == 0).collect();
+        blocks.extend(gated(&out.canonical).iter().map(|b| MulIrrep::new(b.mul, gate_irrep)));
+        blocks.extend(gated(&out.canonical));
+        let irreps = Irreps::new(blocks).map_err(|e| config_error("irreps_manual", e.to_string()))?.regroup();
+        let mut layout = Self::new(&irreps);
+        // First gate of each block of the checkpoint.
+        let mut first = vec![0; out.given.len()];
+        let mut next = out.given.count(gate_irrep);
+        for (block, b) in out.given.iter().enumerate().filter(|(_, b)| b.irrep.l > 0) {
+            first[block] = next;
+            next += b.mul;
+        }
+        if let Some(position) = layout.canonical.iter().position(|b| b.irrep == gate_irrep) {
+            let scalars = out.given.count(gate_irrep);
+            let gates = out.canonical.iter().zip(&out.source).filter(|(b, _)| b.irrep.l > 0).flat_map(|(_, s)| s);
+            let order: Vec<(usize, usize)> =
+                (0..scalars).map(|u| (position, u)).chain(gates.map(|&(block, u)| (position, first[block] + u))).collect();
+            layout.source[position] = order;
+        }
+        Ok(layout)
+    }
+
+    /// Where the even scalars of the artifact, in order, lie among those of the checkpoint.
+    fn scalars(&self) -> Vec<usize> {
+        let even = Irrep::even(0);
+        let mut first = vec![0; self.given.len()];
+        let mut next = 0;
+        for (block, b) in self.given.iter().enumerate().filter(|(_, b)| b.irrep == even) {
+            first[block] = next;
+            next += b.mul;
+        }
+        let position = self.canonical.iter().position(|b| b.irrep == even);
+        position.map_or_else(Vec::new, |p| self.source[p].iter().map(|&(block, u)| first[block] + u).collect())
+    }
+}
+
+/// For each flat weight of an artifact's linear map, in order, its place among the checkpoint's.
+fn linear_pick(input: &ChannelLayout, output: &ChannelLayout) -> Vec<usize> {
+    block_pick(input, output, 1, 0)
+}
+
+/// The same for e3nn's `[mul_in, Z, mul_out]` of a product with `z` one-hot elements, for one element.
+fn block_pick(input: &ChannelLayout, output: &ChannelLayout, z: usize, element: usize) -> Vec<usize> {
+    let mut offsets = vec![vec![0; output.given.len()]; input.given.len()];
+    let mut next = 0;
+    for (i, b) in input.given.iter().enumerate() {
+        for (o, c) in output.given.iter().enumerate().filter(|(_, c)| c.irrep == b.irrep) {
+            offsets[i][o] = next;
+            next += b.mul * z * c.mul;
+        }
+    }
+    let mut pick = Vec::new();
+    for (b, from) in input.canonical.iter().zip(&input.source) {
+        for (_, to) in output.canonical.iter().zip(&output.source).filter(|(c, _)| c.irrep == b.irrep) {
+            for &(i, u) in from {
+                pick.extend(to.iter().map(|&(o, w)| offsets[i][o] + (u * z + element) * output.given.blocks()[o].mul + w));
+            }
+        }
+    }
+    pick
+}
+
+/// The tensor product of a layer in both orders: which columns of radial weights and which channels of messages become which.
+struct Product {
+    /// Irreps of the messages; the same blocks in both, channels permuted.
+    messages: ChannelLayout,
+    /// For each column of the artifact: column of the checkpoint, degrees of its path.
+    columns: Vec<(usize, [usize; 3])>,
+}
+
+impl Product {
+    fn new(x: &ChannelLayout, edge: &Irreps, l_max: usize, last: bool, order: PathOrder) -> Result<Self, SevenNetError> {
+        let keep = |irrep: Irrep| irrep.l <= l_max && !(last && irrep.parity == Parity::Odd);
+        let list = |irreps| TensorProductPaths::new(irreps, edge, keep).map_err(|e| config_error("irreps_manual", e.to_string()));
+        let (given, canonical) = (list(&x.given)?, list(&x.canonical)?);
+        let columns_given = given.weight_offsets(order);
+        // First message channel of each given path within the merged block of its irrep.
+        let mut channel_given = vec![0; given.len()];
+        let mut used: BTreeMap<Irrep, usize> = BTreeMap::new();
+        for &index in given.sorted() {
+            let path = &given.paths()[index];
+            let next = used.entry(path.out).or_default();
+            channel_given[index] = *next;
+            *next += path.mul;
+        }
+        let irreps = given.mid_irreps().regroup();
+        let mut messages = ChannelLayout::new(&irreps);
+        for source in &mut messages.source {
+            source.clear();
+        }
+        let mut columns = Vec::new();
+        for path in canonical.in_order(PathOrder::SortedByOutput) {
+            let block = irreps.iter().position(|b| b.irrep == path.out).unwrap_or_default();
+            for &(in1, u) in &x.source[path.in1] {
+                let same = |p: &tesseral_o3::Path| p.in1 == in1 && p.in2 == path.in2 && p.out == path.out;
+                let Some(index) = given.paths().iter().position(same) else {
+                    return Err(config_error("irreps_manual", "leads to different paths in another order of its blocks"));
+                };
+                columns.push((columns_given[index] + u, path.degrees()));
+                messages.source[block].push((block, channel_given[index] + u));
+            }
+        }
+        Ok(Self { messages, columns })
+    }
 }
 
 fn parse_irreps(key: &str, text: &str) -> Result<Irreps, SevenNetError> {
-    let irreps: Irreps = text.parse().map_err(|e| config_error(key, format!("holds `{text}`: {e}")))?;
-    let sorted = irreps.regroup();
-    // Weights follow the order of the blocks; only the canonical order is converted.
-    if sorted == irreps { Ok(irreps) } else { Err(config_error(key, format!("holds `{text}`, which is not in the order `{sorted}`"))) }
+    text.parse().map_err(|e| config_error(key, format!("holds `{text}`: {e}")))
 }
 
 /// The irreps that a tensor product reaches, as the package infers them.
@@ -315,16 +443,17 @@ impl Converter<'_> {
         }
         let channel = usize::try_from(config.integer("channel", 0)?).unwrap_or(0);
         let scalars = |n| Irreps::new(vec![MulIrrep::new(n, Irrep::even(0))]).map_err(|e| config_error("channel", e.to_string()));
-        let mut irreps_x = match &manual {
+        let first = match &manual {
             Some(list) => list[0].clone(),
             None => scalars(channel)?,
         };
-        if irreps_x.iter().any(|b| b.irrep != Irrep::even(0)) {
-            return Err(config_error("irreps_manual", format!("starts with {irreps_x}, expected even scalars")));
+        if first.iter().any(|b| b.irrep != Irrep::even(0)) {
+            return Err(config_error("irreps_manual", format!("starts with {first}, expected even scalars")));
         }
+        let mut x = ChannelLayout::new(&first);
 
         // Embedding.
-        let channels = irreps_x.dim();
+        let channels = first.dim();
         let modal_embedding = modal("use_modal_node_embedding")?;
         let weight = numbers(state.sized("onehot_to_feature_x.linear.weight", &[(z + modal_embedding) * channels])?);
         out.push("embedding.weight", &[z, channels], select(&weight, (0..z * channels).map(|i| (i, 1.0))));
@@ -346,44 +475,28 @@ impl Converter<'_> {
             let last = t + 1 == num_layers;
             let irreps_out = match &manual {
                 Some(list) => list[t + 1].clone(),
-                None => inferred(&irreps_x, &edge_irreps, if last { 0 } else { l_node }, last, Some(channel))?,
+                None => inferred(&x.given, &edge_irreps, if last { 0 } else { l_node }, last, Some(channel))?,
             };
-            let l_out = irreps_out.l_max().unwrap_or(0);
-            let irreps_message = inferred(&irreps_x, &edge_irreps, l_out, last, None)?;
-            let irreps_gate = gate_input(&irreps_out)?;
-            let paths = TensorProductPaths::new(&irreps_x, &edge_irreps, |irrep| irreps_message.contains(irrep))
-                .map_err(|e| config_error("irreps_manual", e.to_string()))?;
-            let self_connection = self.self_connection(&mut out, t, self_connection, &irreps_x, &irreps_gate, z)?;
+            let output = ChannelLayout::new(&irreps_out);
+            let gate = ChannelLayout::gate(&output)?;
+            let order = if version < (0, 11) { PathOrder::Generation } else { PathOrder::SortedByOutput };
+            let product = Product::new(&x, &edge_irreps, irreps_out.l_max().unwrap_or(0), last, order)?;
+            let self_connection = self.self_connection(&mut out, t, self_connection, &x, &gate, z)?;
             let (modal_1, modal_2) = (modal("use_modal_self_inter_intro")?, modal("use_modal_self_inter_outro")?);
-            let even = Irrep::even(0);
-            out.linear(
-                state,
-                &format!("{t}_self_interaction_1"),
-                &format!("layers.{t}.linear_1"),
-                linear_numel(&irreps_x, &irreps_x),
-                irreps_x.count(even),
-                modal_1,
-                bias,
-            )?;
-            out.linear(
-                state,
-                &format!("{t}_self_interaction_2"),
-                &format!("layers.{t}.linear_2"),
-                linear_numel(&irreps_message, &irreps_gate),
-                irreps_gate.count(even),
-                modal_2,
-                bias,
-            )?;
+            let (from, to) = (format!("{t}_self_interaction_1"), format!("layers.{t}.linear_1"));
+            out.linear(state, (&from, &to), (&x, &x), modal_1, bias)?;
+            let (from, to) = (format!("{t}_self_interaction_2"), format!("layers.{t}.linear_2"));
+            out.linear(state, (&from, &to), (&product.messages, &gate), modal_2, bias)?;
             let denominator = state.sized(&format!("{t}_convolution.denominator"), &[1])?;
             out.push(format!("layers.{t}.denominator"), &[1], numbers(denominator));
-            let sizes: Vec<usize> = [basis_size].into_iter().chain(hidden.iter().copied()).chain([paths.weight_numel()]).collect();
-            self.radial_network(&mut out, t, &sizes, &paths, version)?;
+            let sizes: Vec<usize> = [basis_size].into_iter().chain(hidden.iter().copied()).chain([product.columns.len()]).collect();
+            self.radial_network(&mut out, t, &sizes, &product.columns, version < (0, 11))?;
             let gain = tesseral_potentials::blocks::e3nn_gain(&radial_activation)?;
             layers.push(NequipLayerConfig {
-                irreps_in: irreps_x.clone(),
-                irreps_message,
-                irreps_gate,
-                irreps_out: irreps_out.clone(),
+                irreps_in: x.canonical.clone(),
+                irreps_message: product.messages.canonical.clone(),
+                irreps_gate: gate.canonical.clone(),
+                irreps_out: output.canonical.clone(),
                 self_connection,
                 radial: MlpConfig { activation: radial_activation.clone(), gain, ..MlpConfig::e3nn(sizes) },
                 resnet: false,
@@ -391,11 +504,11 @@ impl Converter<'_> {
                 modal_1: modal_1 > 0,
                 modal_2: modal_2 > 0,
             });
-            irreps_x = irreps_out;
+            x = output;
         }
 
         // Readout, scale and shift.
-        let readout = self.readout(&mut out, irreps_x.dim(), modal("use_modal_output_block")?, bias)?;
+        let readout = self.readout(&mut out, x.given.dim(), modal("use_modal_output_block")?, bias)?;
         for what in ["scale", "shift"] {
             let table = state.get(&format!("rescale_atomic_energy.{what}"))?;
             out.push(what, &[m.max(1), z], self.per_atom(what, table, z, m)?);
@@ -488,10 +601,6 @@ impl Converter<'_> {
     fn gate_activations(&self) -> Result<GateActivations, SevenNetError> {
         let name = |key: &str, parity: &str, default: &str| -> Result<String, SevenNetError> {
             let name = self.config.get(key).and_then(|v| v.get(parity)).and_then(Json::as_str).unwrap_or(default);
-            // An even function of an odd scalar is even: the irreps would not be those of the configuration.
-            if parity == "o" && name != "tanh" {
-                return Err(config_error(key, format!("uses `{name}` on odd scalars; only tanh keeps their parity")));
-            }
             Ok(name.to_owned())
         };
         Ok(GateActivations {
@@ -508,34 +617,22 @@ impl Converter<'_> {
         out: &mut Output,
         t: usize,
         kind: &str,
-        irreps_x: &Irreps,
-        irreps_gate: &Irreps,
+        x: &ChannelLayout,
+        gate: &ChannelLayout,
         z: usize,
     ) -> Result<SelfConnection, SevenNetError> {
-        let numel = linear_numel(irreps_x, irreps_gate);
-        let to = format!("layers.{t}.self_connection");
+        let (from, to) = (format!("{t}_self_connection_intro"), format!("layers.{t}.self_connection"));
         match kind {
             "none" => Ok(SelfConnection::None),
             "linear" => {
-                out.linear(&self.state, &format!("{t}_self_connection_intro"), &to, numel, irreps_gate.count(Irrep::even(0)), 0, false)?;
+                out.linear(&self.state, (&from, &to), (x, gate), 0, false)?;
                 Ok(SelfConnection::Linear)
             }
             "nequip" => {
-                // e3nn's [mul_in, Z, mul_out] for each pair of blocks → one row for each element.
-                let weight = numbers(self.state.sized(&format!("{t}_self_connection_intro.fc_tensor_product.weight"), &[numel * z])?);
-                let mut pick = Vec::with_capacity(numel * z);
-                for element in 0..z {
-                    let mut start = 0;
-                    for i in irreps_x.iter() {
-                        for o in irreps_gate.iter().filter(|o| o.irrep == i.irrep) {
-                            for u in 0..i.mul {
-                                pick.extend((0..o.mul).map(|w| (start + (u * z + element) * o.mul + w, 1.0)));
-                            }
-                            start += i.mul * z * o.mul;
-                        }
-                    }
-                }
-                out.push(format!("{to}.weight"), &[z, numel], select(&weight, pick.into_iter()));
+                let pick: Vec<usize> = (0..z).flat_map(|element| block_pick(x, gate, z, element)).collect();
+                let weight = numbers(self.state.sized(&format!("{from}.fc_tensor_product.weight"), &[pick.len()])?);
+                let numel = pick.len() / z;
+                out.push(format!("{to}.weight"), &[z, numel], select(&weight, pick.into_iter().map(|i| (i, 1.0))));
                 Ok(SelfConnection::Element { fan_in: z })
             }
             other => Err(config_error("self_connection_type", format!("is `{other}`; none, linear and nequip are known"))),
@@ -548,26 +645,23 @@ impl Converter<'_> {
         out: &mut Output,
         t: usize,
         sizes: &[usize],
-        paths: &TensorProductPaths,
-        version: (u64, u64),
+        columns: &[(usize, [usize; 3])],
+        old: bool,
     ) -> Result<(), SevenNetError> {
-        let before_sorting = version < (0, 11);
         let matrices = sizes.len() - 1;
         for k in 0..matrices {
             let shape = [sizes[k], sizes[k + 1]];
             let name = format!("{t}_convolution.weight_nn.layer{k}.weight");
             let mut values = numbers(self.state.sized(&name, &shape)?);
             if k + 1 == matrices {
-                let order = if before_sorting { PathOrder::Generation } else { PathOrder::SortedByOutput };
-                let source = paths.weight_permutation(order, PathOrder::SortedByOutput);
-                let mut signs = Vec::with_capacity(source.len());
-                for path in paths.in_order(PathOrder::SortedByOutput) {
-                    let sign = stored_sign(&self.state, t, path.degrees(), before_sorting)?;
-                    signs.extend(std::iter::repeat_n(sign, path.mul));
+                let mut known: BTreeMap<[usize; 3], f64> = BTreeMap::new();
+                for (_, degrees) in columns {
+                    if !known.contains_key(degrees) {
+                        known.insert(*degrees, stored_sign(&self.state, t, *degrees, old)?);
+                    }
                 }
-                let columns = shape[1];
-                let pick = (0..shape[0]).flat_map(|row| source.iter().zip(&signs).map(move |(&c, &sign)| (row * columns + c, sign)));
-                values = select(&values, pick.collect::<Vec<_>>().into_iter());
+                let pick = (0..shape[0]).flat_map(|row| columns.iter().map(move |(c, degrees)| (row * shape[1] + c, degrees)));
+                values = select(&values, pick.map(|(i, degrees)| (i, known[degrees])));
             }
             out.push(format!("layers.{t}.radial.{k}.weight"), &shape, values);
         }
@@ -585,15 +679,18 @@ impl Converter<'_> {
         };
         if !self.config.flag("readout_as_fcn", false)? {
             let hidden = channels / 2;
-            let mut shaped = |from: &str, k: usize, size_in: usize, size_out: usize, modal: usize| {
-                out.linear(&self.state, from, &format!("readout.{k}"), size_in * size_out, size_out, modal, bias)?;
-                if let Some(t) = out.0.iter_mut().find(|t| t.name == format!("readout.{k}.weight")) {
+            let scalars = |n| -> Result<ChannelLayout, SevenNetError> {
+                let irreps = Irreps::new(vec![MulIrrep::new(n, Irrep::even(0))]).map_err(|e| config_error("channel", e.to_string()))?;
+                Ok(ChannelLayout::new(&irreps))
+            };
+            let maps = [("reduce_input_to_hidden", channels, hidden, modal), ("reduce_hidden_to_energy", hidden, 1, 0)];
+            for (k, (from, size_in, size_out, modal)) in maps.into_iter().enumerate() {
+                let to = format!("readout.{k}");
+                out.linear(&self.state, (from, &to), (&scalars(size_in)?, &scalars(size_out)?), modal, bias)?;
+                if let Some(t) = out.0.iter_mut().find(|t| t.name == format!("{to}.weight")) {
                     t.shape = vec![size_in, size_out];
                 }
-                Ok::<_, SevenNetError>(())
-            };
-            shaped("reduce_input_to_hidden", 0, channels, hidden, modal)?;
-            shaped("reduce_hidden_to_energy", 1, hidden, 1, 0)?;
+            }
             return Ok(vec![linear(channels, hidden, modal), linear(hidden, 1, 0)]);
         }
         let hidden = self.config.sizes("readout_fcn_hidden_neurons")?;
@@ -628,13 +725,4 @@ impl Converter<'_> {
             expected: vec![rows, z],
         })
     }
-}
-
-/// Scalars, one gate for each gated channel (0e if the output has 0e, else 0o) and gated irreps, sorted and merged as e3nn's `Gate` wants them.
-fn gate_input(irreps_out: &Irreps) -> Result<Irreps, SevenNetError> {
-    let (scalars, gated): (Vec<_>, Vec<_>) = irreps_out.iter().copied().partition(|b| b.irrep.l == 0);
-    let parity = if irreps_out.contains(Irrep::even(0)) { Parity::Even } else { Parity::Odd };
-    let gates = gated.iter().map(|b| MulIrrep::new(b.mul, Irrep::new(0, parity)));
-    let blocks = scalars.iter().copied().chain(gates).chain(gated.iter().copied()).collect();
-    Ok(Irreps::new(blocks).map_err(|e| config_error("irreps_manual", e.to_string()))?.regroup())
 }

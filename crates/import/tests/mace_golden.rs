@@ -1,5 +1,8 @@
 //! MACE from weights and hyperparameters given apart: tiny models with their inputs and outputs, without a pickle in between.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests may panic, and say what they find")]
+
+#[allow(dead_code, unreachable_pub, reason = "shared with the other test files")]
 mod common;
 
 use std::collections::BTreeMap;

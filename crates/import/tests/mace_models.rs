@@ -1,13 +1,17 @@
 //! MACE models pickled by mace-torch, imported and evaluated in f64, against mace-torch itself.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests may panic, and say what they find")]
+
+#[allow(dead_code, unreachable_pub, reason = "shared with the other test files")]
 mod common;
 
+use std::io::{Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use common::{Errors, compare, golden, plain, shared};
 use tesseral_import::mace::{MaceError, MaceSource};
 use tesseral_import::torch::tensor::{Tensor, TensorData};
-use tesseral_import::{ForeignCheckpoint, ImportError, import};
+use tesseral_import::{ForeignCheckpoint, ImportError, Limits, import};
 use tesseral_potentials::{Artifact, Provenance};
 
 /// Two f64 programs that sum in different orders; relative to what [`Errors`] says.
@@ -87,6 +91,48 @@ fn models_converted_for_cuequivariance_are_refused_with_a_way_back() {
     assert!(matches!(error, ImportError::Mace(MaceError::CuEquivariance { .. })), "{error}");
     assert!(error.to_string().contains("`node_embedding.linear` is of class `cuequivariance_torch"), "{error}");
     assert!(error.hint().unwrap().contains("mace_cueq_to_e3nn"));
+}
+
+/// A tiny model whose pickle says `to` where it said `from`, which is as long.
+fn edited(name: &str, from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let folder = tempfile::tempdir().unwrap();
+    let mut reader = zip::ZipArchive::new(std::fs::File::open(plain(&tiny(name), folder.path())).unwrap()).unwrap();
+    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    let mut found = false;
+    for k in 0..reader.len() {
+        let mut entry = reader.by_index(k).unwrap();
+        let mut bytes = Vec::new();
+        entry.read_to_end(&mut bytes).unwrap();
+        let file = entry.name().unwrap().into_owned();
+        if file.ends_with("data.pkl") {
+            while let Some(start) = bytes.windows(from.len()).position(|w| w == from.as_bytes()) {
+                bytes[start..start + from.len()].copy_from_slice(to.as_bytes());
+                found = true;
+            }
+        }
+        writer.start_file(file, stored).unwrap();
+        writer.write_all(&bytes).unwrap();
+    }
+    assert!(found, "{from} does not occur in {name}");
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn parts_of_unknown_classes_are_named() {
+    for (from, to, message) in [
+        ("ScaleShiftMACE", "UpsideDownMACE", "`model` is of class `UpsideDownMACE`, which is not understood; MACE and ScaleShiftMACE are"),
+        ("RealAgnosticResidualInteractionBlock", "UnrealGnosticResidualInteractionBlck", "`interactions.0` is of class `Unreal"),
+        ("NonLinearReadoutBlock", "NonLinearReadoutBlink", "`readouts.1` is of class `NonLinearReadoutBlink`"),
+        ("BesselBasis", "CesselBasis", "`radial_embedding.bessel_fn` is of class `CesselBasis`"),
+        ("component", "integrals", "`spherical_harmonics.normalization` is"),
+    ] {
+        let checkpoint = ForeignCheckpoint::from_bytes("edited.model", edited("residual_lmax3_nu3", from, to), Limits::default()).unwrap();
+        let error = tesseral_import::mace::convert(&checkpoint, "edited").unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
+        assert!(error.hint().unwrap().contains("mace-torch"), "{error}");
+    }
 }
 
 #[test]

@@ -28,7 +28,10 @@ const CUTOFF_STEP: f64 = 1e-9;
 
 /// Relative tolerance of derivatives against finite differences, in double precision.
 pub const DERIVATIVE_TOLERANCE: f64 = 1e-7;
-/// Relative tolerance of symmetries, in double precision.
+/// Relative tolerance of rotations and reflections. Checkpoints in single precision carry coupling coefficients with its rounding, and
+/// double precision cannot bring back what was lost there.
+pub const ROTATION_TOLERANCE: f64 = 1e-6;
+/// Relative tolerance of permutations and translations, in double precision.
 pub const SYMMETRY_TOLERANCE: f64 = 1e-9;
 /// Largest jump of energy or force at the cutoff, relative to their range inside it.
 pub const SMOOTHNESS_TOLERANCE: f64 = 1e-6;
@@ -108,7 +111,7 @@ fn check_structure(
     for (name, matrix, claimed) in [("rotation", rotation, true), ("reflection", reflection, claims_reflections)] {
         let turned = evaluate_one(double, &transformed(&base, matrix))?;
         let value = scale.deviation(&turned, &rotated_evaluation(&reference, matrix));
-        checks.push(Check { name: name.to_owned(), value, tolerance: claimed.then_some(SYMMETRY_TOLERANCE) });
+        checks.push(Check { name: name.to_owned(), value, tolerance: claimed.then_some(ROTATION_TOLERANCE) });
     }
     if base.len() > 1 {
         let mut order = random.permutation(base.len());
@@ -168,6 +171,8 @@ fn check_cutoff(double: Energies<'_>, cutoff: f64, pair: [u8; 2]) -> Result<Vec<
 fn claims_reflections(header: &Header) -> bool {
     let edge_irreps = match &header.architecture {
         Architecture::Mace(config) => &config.edge_irreps,
+        // An even function of odd scalars gives up the symmetry as well.
+        Architecture::Nequip(config) if config.activations.scalars_odd != "tanh" => return false,
         Architecture::Nequip(config) => &config.edge_irreps,
     };
     edge_irreps.iter().all(|block| block.irrep == Irrep::natural(block.irrep.l))
@@ -504,11 +509,11 @@ mod tests {
             }
         }
         match flaw {
-            Flaw::Forces => forces[0][1] *= 1.0 + 1e-5,
-            Flaw::Stress => virial[2][2] *= 1.0 + 1e-5,
+            Flaw::Forces => forces[0][1] *= 1.0 + 1e-4,
+            Flaw::Stress => virial[2][2] *= 1.0 + 1e-4,
             // A field: its energy depends on where the atoms are, an elastic one on where they point to.
-            Flaw::Origin => atomic_energies[0] += 1e-5 * structure.positions[0][0],
-            Flaw::Direction => atomic_energies[0] += 1e-5 * (structure.positions[0][0] - structure.positions[1][0]).sin(),
+            Flaw::Origin => atomic_energies[0] += 1e-3 * structure.positions[0][0],
+            Flaw::Direction => atomic_energies[0] += 1e-3 * (structure.positions[0][0] - structure.positions[1][0]).sin(),
             Flaw::Order => atomic_energies[0] *= 1.0 + 1e-6,
             _ => {}
         }

@@ -215,8 +215,9 @@ fn check_alphas(checkpoint: &ForeignCheckpoint, module: ValueRef<'_>, mlp: &str)
         let Some(alpha) = module.path(&format!("{path}.alpha")) else { break };
         let rows = module.require_usize(&format!("{path}.in_features"))?;
         let gain = if k > 0 && nonlinear { 2.0 } else { 1.0 };
-        let found = checkpoint.numbers(&path, alpha)?.item().unwrap_or(f64::NAN);
-        if !((found / (gain / rows as f64).sqrt() - 1.0).abs() < 1e-6) {
+        let found = checkpoint.numbers(&path, alpha)?.item().unwrap_or_default();
+        let expected = (gain / rows as f64).sqrt();
+        if (found - expected).abs() > 1e-6 * expected || !found.is_finite() {
             return Err(option_error(&format!("{path}.alpha"), format!("is {found}, expected the normalisation of inputs")));
         }
     }

@@ -28,7 +28,8 @@ pub struct EquivariantLinear {
     weight: Tensor,
     element_dependent: bool,
     bias: Option<Tensor>,
-    modal: Option<Tensor>,
+    /// Rows of the modalities, and their normalisation.
+    modal: Option<(Tensor, f64)>,
     /// Offset and channels of the scalar block of the output.
     scalars: (usize, usize),
 }
@@ -49,7 +50,7 @@ impl EquivariantLinear {
         let modal = if options.modalities > 0 && scalars.1 > 0 {
             // The one-hot operand shares the normalisation of the scalar block it is concatenated to.
             let fan_in = irreps_in.count(Irrep::even(0)) * options.fan_in_factor.max(1) + options.modalities;
-            Some((p.get(&format!("{name}.modal"), &[options.modalities, scalars.1])? * (1.0 / (fan_in as f64).sqrt()))?)
+            Some((p.get(&format!("{name}.modal"), &[options.modalities, scalars.1])?, 1.0 / (fan_in as f64).sqrt()))
         } else {
             None
         };
@@ -63,8 +64,8 @@ impl EquivariantLinear {
     pub fn forward(&self, x: &Tensor, species: &Arc<Groups>, modality: Option<&Tensor>) -> Result<Tensor> {
         let y = linear(x, &self.weight, &self.spec, self.element_dependent.then_some(species))?;
         let mut on_scalars = self.bias.as_ref().map(|b| b.unsqueeze(0)).transpose()?;
-        if let (Some(modal), Some(modality)) = (&self.modal, modality) {
-            let rows = modal.index_select(modality, 0)?;
+        if let (Some((modal, scale)), Some(modality)) = (&self.modal, modality) {
+            let rows = (modal.index_select(modality, 0)? * *scale)?;
             on_scalars = Some(match on_scalars {
                 Some(bias) => rows.broadcast_add(&bias)?,
                 None => rows,

@@ -37,7 +37,7 @@ enum Extra {
     },
     NonLinear {
         residual: EquivariantLinear,
-        /// `[Z, K0]` each, already normalised.
+        /// `[Z, K0]` each, divided by √Z when used.
         source: Tensor,
         target: Tensor,
         alpha: Tensor,
@@ -97,7 +97,7 @@ impl InteractionBlock {
         match config.interaction {
             Interaction::Plain | Interaction::Density => mix = Some(map("mix", target, target, by_element)?),
             Interaction::Residual | Interaction::DensityResidual => {
-                skip = Some(map("skip", &config.irreps_in, &config.irreps_out, by_element)?)
+                skip = Some(map("skip", &config.irreps_in, &config.irreps_out, by_element)?);
             }
             Interaction::AttentionResidual => {
                 skip = Some(map("skip", &config.irreps_in, &config.irreps_out, plain)?);
@@ -108,9 +108,7 @@ impl InteractionBlock {
                 skip = Some(map("skip", &config.irreps_in, &config.irreps_out, plain)?);
                 messages = gate_irreps(target);
                 let channels = config.irreps_in.count(Irrep::even(0));
-                let one_hot = |what: &str| -> Result<Tensor> {
-                    Ok((p.get(&format!("{name}.{what}.weight"), &[z, channels])? * (1.0 / (z as f64).sqrt()))?)
-                };
+                let one_hot = |what: &str| -> Result<Tensor> { p.get(&format!("{name}.{what}.weight"), &[z, channels]) };
                 extra = Extra::NonLinear {
                     residual: map("residual", &config.irreps_edge, &messages, plain)?,
                     source: one_hot("source")?,
@@ -160,7 +158,7 @@ impl InteractionBlock {
                 Tensor::cat(&[&edges.basis, &graph.of_neighbors(&down)?, &graph.of_centers(&down)?], 1)?
             }
             Extra::NonLinear { source, target, .. } => {
-                let of_atoms = |table: &Tensor| table.index_select(species, 0);
+                let of_atoms = |table: &Tensor| table.index_select(species, 0)? * (1.0 / (table.dim(0)? as f64).sqrt());
                 Tensor::cat(&[&edges.basis, &graph.of_neighbors(&of_atoms(source)?)?, &graph.of_centers(&of_atoms(target)?)?], 1)?
             }
         };

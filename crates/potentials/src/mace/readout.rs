@@ -52,7 +52,7 @@ impl Readout {
                 )
             }
         };
-        if config.hidden % heads.max(1) != 0 {
+        if !config.hidden.is_multiple_of(heads.max(1)) {
             return Err(config_error(format!("readouts.{r}"), format!("{} hidden scalars for {heads} heads", config.hidden)));
         }
         Ok(Self { layer: config.layer, heads, hidden: config.hidden, linear_1, activation, linear_mid, linear_2 })

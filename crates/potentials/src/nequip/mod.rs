@@ -80,7 +80,7 @@ impl Nequip {
                     spec: Arc::new(LinearSpec::dense(r.size_in, r.size_out, r.scale)),
                     weight: p.get(&format!("{name}.weight"), &[r.size_in, r.size_out])?,
                     bias: if r.bias { Some(p.get(&format!("{name}.bias"), &[r.size_out])?) } else { None },
-                    modal: if r.modal { Some((p.get(&format!("{name}.modal"), &[m, r.size_out])? * r.scale)?) } else { None },
+                    modal: if r.modal { Some(p.get(&format!("{name}.modal"), &[m, r.size_out])?) } else { None },
                     activation,
                 })
             })
@@ -153,7 +153,7 @@ impl Nequip {
         for r in &self.readout {
             x = linear(&x, &r.weight, &r.spec, None)?;
             if let (Some(modal), Some(modality)) = (&r.modal, &modality) {
-                x = (x + modal.index_select(modality, 0)?)?;
+                x = (x + (modal.index_select(modality, 0)? * r.spec.instructions[0].scale)?)?;
             }
             if let Some(bias) = &r.bias {
                 x = x.broadcast_add(bias)?;
