@@ -1,6 +1,8 @@
 //! What every architecture must satisfy, on every golden model: derivatives against finite differences, symmetries, smoothness, precision,
 //! independence of batches and threads, and the derivative of a force loss by the weights.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
+
 use candle_core::{DType, Device, Tensor, Var};
 use tesseral_atoms::Structure;
 use tesseral_infer::verify::{verify_cutoff, verify_structure};
@@ -110,9 +112,8 @@ fn the_same_bits_for_any_number_of_threads() {
     for (artifact, structure) in [(&artifact, &crystal), (&mace.artifact, &of_mace)] {
         for dtype in [Dtype::F32, Dtype::F64] {
             let potential = potential(artifact, dtype);
-            let run = |threads| {
-                rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| one(&potential, structure))
-            };
+            let run =
+                |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| one(&potential, structure));
             let (a, b) = (run(1), run(5));
             assert_eq!(a.energy.to_bits(), b.energy.to_bits());
             assert_eq!(a, b);

@@ -1,5 +1,8 @@
 //! SevenNet checkpoints, imported and evaluated in f64, against the Python package.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "tests may panic, and say what they find")]
+
+#[allow(dead_code, unreachable_pub, reason = "shared with the other test files")]
 mod common;
 
 use std::path::{Path, PathBuf};

@@ -7,6 +7,7 @@
 
 use tesseral_atoms::{Cell, Structure};
 use tesseral_o3::Irrep;
+use tesseral_potentials::mace::Interaction;
 use tesseral_potentials::{Architecture, Header};
 
 use crate::{Evaluation, InferError, Potential};
@@ -143,7 +144,13 @@ fn check_structure(
 /// # Errors
 /// [`InferError`] if the pair cannot be evaluated, for example for an element that the model does not know.
 pub fn verify_cutoff(double: &Potential, pair: [u8; 2]) -> Result<Vec<Check>, InferError> {
-    check_cutoff(&|s| double.evaluate(s), double.header().cutoff(), pair)
+    let mut checks = check_cutoff(&|s| double.evaluate(s), double.header().cutoff(), pair)?;
+    if !claims_smoothness(double.header()) {
+        for check in &mut checks {
+            check.tolerance = None;
+        }
+    }
+    Ok(checks)
 }
 
 fn check_cutoff(double: Energies<'_>, cutoff: f64, pair: [u8; 2]) -> Result<Vec<Check>, InferError> {
@@ -176,6 +183,14 @@ fn claims_reflections(header: &Header) -> bool {
         Architecture::Nequip(config) => &config.edge_irreps,
     };
     edge_irreps.iter().all(|block| block.irrep == Irrep::natural(block.irrep.l))
+}
+
+/// Whether messages vanish at the cutoff. Radial networks that also see the two atoms do not, unless the envelope multiplies their outputs:
+/// MACE's attention block, and its non-linear block with the envelope on the basis.
+fn claims_smoothness(header: &Header) -> bool {
+    let Architecture::Mace(config) = &header.architecture else { return true };
+    let sees_atoms = |i| matches!(i, Interaction::AttentionResidual | Interaction::ResidualNonLinear);
+    !config.radial.envelope_on_basis || !config.layers.iter().any(|layer| sees_atoms(layer.interaction))
 }
 
 /// What deviations are relative to.

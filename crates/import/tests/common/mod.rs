@@ -1,5 +1,7 @@
 //! Comparison of imported models with references computed by the Python packages in f64.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail loudly, and says what it skips")]
+
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -12,7 +14,6 @@ pub fn golden() -> PathBuf {
 }
 
 /// The folder shared beside the repository, or `None` with a word about what is skipped.
-#[allow(dead_code)]
 pub fn shared(what: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference");
     if path.is_dir() {

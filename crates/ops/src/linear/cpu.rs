@@ -34,9 +34,9 @@ impl Rows<'_> {
 fn partition(n: usize, groups: Option<&Groups>, block: usize) -> Vec<(usize, Rows<'_>)> {
     match groups {
         None => (0..n).step_by(block).map(|s| (0, Rows::Consecutive(s..n.min(s + block)))).collect(),
-        Some(groups) => (0..groups.len())
-            .flat_map(|g| groups.order()[groups.range(g)].chunks(block).map(move |rows| (g, Rows::Listed(rows))))
-            .collect(),
+        Some(groups) => {
+            (0..groups.len()).flat_map(|g| groups.order()[groups.range(g)].chunks(block).map(move |rows| (g, Rows::Listed(rows)))).collect()
+        }
     }
 }
 

@@ -36,7 +36,14 @@ pub(super) fn convolution(conv: &Convolution, x: &Tensor, q: &Tensor, w: &Tensor
 }
 
 /// The derivatives of Σ g·convolution(x, q, W) by x and q.
-fn adjoints(conv: &Convolution, xg: &Tensor, q: &Tensor, w: &Tensor, need_x: bool, need_q: bool) -> Result<(Option<Tensor>, Option<Tensor>)> {
+fn adjoints(
+    conv: &Convolution,
+    xg: &Tensor,
+    q: &Tensor,
+    w: &Tensor,
+    need_x: bool,
+    need_q: bool,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
     if !need_x && !need_q {
         return Ok((None, None));
     }
@@ -78,9 +85,9 @@ impl Convolution {
     fn hidden(&self, op: &'static str, q: &Layout) -> Result<usize> {
         self.check(op, "edges", q, &[Some(self.graph.num_edges()), None])?;
         let width = q.dims()[1];
-        width.checked_sub(self.spec.dim_edge).ok_or_else(|| {
-            Error::Msg(format!("{op}: an edge has {width} numbers, fewer than its {} harmonics", self.spec.dim_edge)).bt()
-        })
+        width
+            .checked_sub(self.spec.dim_edge)
+            .ok_or_else(|| Error::Msg(format!("{op}: an edge has {width} numbers, fewer than its {} harmonics", self.spec.dim_edge)).bt())
     }
 }
 
@@ -100,7 +107,15 @@ impl CustomOp3 for Forward {
         "convolution"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, lx: &Layout, q: &CpuStorage, lq: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        q: &CpuStorage,
+        lq: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (conv, name) = (&self.0, self.name());
         let hidden = conv.hidden(name, lq)?;
         conv.check(name, "features", lx, &[Some(conv.graph.num_atoms()), Some(conv.spec.dim_in)])?;
@@ -125,7 +140,15 @@ impl CustomOp3 for Adjoint {
         "convolution-adjoint"
     }
 
-    fn cpu_fwd(&self, xg: &CpuStorage, lx: &Layout, q: &CpuStorage, lq: &Layout, w: &CpuStorage, lw: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        xg: &CpuStorage,
+        lx: &Layout,
+        q: &CpuStorage,
+        lq: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (conv, name) = (&self.conv, self.name());
         let hidden = conv.hidden(name, lq)?;
         let stride = conv.spec.dim_in + conv.spec.dim_out;

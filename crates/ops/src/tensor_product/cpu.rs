@@ -482,7 +482,9 @@ pub(super) fn adjoint<T: Real>(
     let dq = need_q.then(|| {
         let mut dq = vec![T::zero(); dq_reverse.len()];
         if width > 0 {
-            dq.par_chunks_mut(width).zip(graph.reverse()).for_each(|(row, &e)| row.copy_from_slice(&dq_reverse[e as usize * width..][..width]));
+            dq.par_chunks_mut(width)
+                .zip(graph.reverse())
+                .for_each(|(row, &e)| row.copy_from_slice(&dq_reverse[e as usize * width..][..width]));
         }
         dq
     });

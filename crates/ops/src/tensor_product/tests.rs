@@ -11,7 +11,9 @@ fn spec(features: &str, edge: &str, l_max: usize) -> Arc<TensorProductSpec> {
 #[test]
 fn fast_kernel_equals_reference() {
     let mut random = Random::new(1);
-    for (features, edge, hidden) in [("3x0e", "0e", 1), ("16x0e+5x1o", "0e+1o+2e", 7), ("33x0e+17x1o+3x2e", "0e+1o+2e+3o", 20), ("2x0o+1x1e", "0e+1e", 3)] {
+    for (features, edge, hidden) in
+        [("3x0e", "0e", 1), ("16x0e+5x1o", "0e+1o+2e", 7), ("33x0e+17x1o+3x2e", "0e+1o+2e+3o", 20), ("2x0o+1x1e", "0e+1e", 3)]
+    {
         let spec = spec(features, edge, 2);
         for atoms in [1, 2, 9, 40] {
             let graph = random_graph(atoms, &mut random);
