@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "tests may panic, and say what they skip")]
 
-#[allow(unreachable_pub, reason = "shared with the other test files")]
 #[allow(dead_code, unreachable_pub, reason = "shared with the other test files")]
 mod common;
 
