@@ -87,10 +87,10 @@ pub(crate) enum Command {
 }
 
 const EVALUATE_HELP: &str = "\
-Reads extended XYZ, plain XYZ, POSCAR/CONTCAR and CIF, compressed with gzip or not. Prints one row per structure. With labels in
+Reads extended XYZ, plain XYZ, POSCAR/CONTCAR and CIF, compressed with gzip or not. Prints one row per structure. With labels in \
 the input (energy, forces, stress or virial, also as REF_… or dft_…), the errors against them follow.
 
-Extended XYZ written with -o carries the results under ASE's names (energy, forces, stress); results of an earlier calculation in
+Extended XYZ written with -o carries the results under ASE's names (energy, forces, stress); results of an earlier calculation in \
 the input are kept as REF_energy, REF_forces, REF_stress, ….
 
 Units: eV, Å; stress in eV/Å³, positive when tensile; pressure in GPa.";

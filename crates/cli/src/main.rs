@@ -23,7 +23,7 @@ use crate::commands::Outcome;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    tesseral_infer::prepare_process();
+    tesseral_infer::prepare_evaluation();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -10,5 +10,5 @@ pub mod verify;
 
 pub use error::InferError;
 pub use potential::{Dtype, Options, Potential};
-pub use tesseral_ops::runtime::prepare_process;
+pub use tesseral_ops::runtime::prepare_evaluation;
 pub use tesseral_potentials::Evaluation;

@@ -168,6 +168,7 @@ impl Artifact {
             key: "header",
             reason: e.to_string(),
         })?;
+        header.validate(&origin, found)?;
         let start = n + 8;
         let tensors = metadata
             .tensors()
@@ -244,11 +245,6 @@ impl Artifact {
     /// Bytes of the whole file.
     pub fn num_bytes(&self) -> usize {
         self.bytes.len()
-    }
-
-    /// Whether the weights are stored with 64 bits.
-    pub fn is_f64(&self) -> bool {
-        self.tensors.values().any(|e| e.dtype == Dtype::F64)
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
@@ -336,7 +332,7 @@ fn encode(header: &Header, tensors: &[NamedTensor], origin: &str) -> Result<Vec<
     }
     let mut seen = std::collections::HashSet::new();
     for t in tensors {
-        if t.shape.iter().product::<usize>() != t.numbers.len() {
+        if t.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)) != Some(t.numbers.len()) {
             return Err(PotentialError::Shape { name: t.name.clone(), found: vec![t.numbers.len()], expected: t.shape.clone() });
         }
         if !seen.insert(t.name.as_str()) {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{PotentialError, Result};
 use crate::mace::MaceConfig;
 use crate::nequip::NequipConfig;
 
@@ -48,6 +49,18 @@ pub struct Provenance {
 }
 
 impl Header {
+    /// What is checked of every header that is read: one version, and a name that can be printed.
+    pub(crate) fn validate(&self, origin: &str, version: u32) -> Result<()> {
+        let invalid = |reason| Err(PotentialError::Header { origin: origin.to_owned(), key: "header", reason });
+        if self.format_version != version {
+            return invalid(format!("format_version {} in a file of version {version}", self.format_version));
+        }
+        if self.name.is_empty() || self.name.chars().any(char::is_control) {
+            return invalid(format!("{:?} is not a name", self.name));
+        }
+        Ok(())
+    }
+
     /// Atomic numbers of the elements, in the order of the model's species index.
     pub fn elements(&self) -> &[u8] {
         match &self.architecture {

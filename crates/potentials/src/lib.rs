@@ -13,6 +13,7 @@ pub mod mace;
 pub mod model;
 pub mod nequip;
 pub mod parameters;
+mod validation;
 
 pub use artifact::{Artifact, NamedTensor, Numbers};
 pub use batch::Batch;

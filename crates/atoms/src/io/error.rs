@@ -185,7 +185,12 @@ impl Problem {
     /// A next step for the person who reads the error.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
-            Self::Io(_) => return None,
+            Self::Io(error) => match error.kind() {
+                io::ErrorKind::NotFound => "check the path; relative paths start in the current folder",
+                io::ErrorKind::PermissionDenied => "check who may read the file",
+                io::ErrorKind::IsADirectory => "name the files in it: FOLDER/*",
+                _ => return None,
+            },
             Self::UnknownFormat => {
                 "name it *.extxyz, *.xyz, *.vasp, POSCAR or *.cif; other formats convert with `ase convert IN out.extxyz`"
             }

@@ -9,6 +9,7 @@ use tesseral_ops::linear::{LinearSpec, linear};
 
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
+use crate::validation;
 
 /// A multilayer perceptron without activation after its last matrix.
 ///
@@ -66,9 +67,15 @@ impl MlpConfig {
                 format!("a network needs at least two non-zero sizes and one scale a matrix, got {:?}", self.sizes),
             ));
         }
-        Ok(())
+        for &size in &self.sizes {
+            validation::count(name, size, MAX_HIDDEN)?;
+        }
+        self.scales.iter().chain([&self.gain]).try_for_each(|&factor| validation::finite(name, factor))
     }
 }
+
+/// Most inputs, hidden features and outputs; the last are paths × channels of a tensor product.
+const MAX_HIDDEN: usize = 1 << 24;
 
 struct Layer {
     spec: Arc<LinearSpec>,

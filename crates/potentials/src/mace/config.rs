@@ -1,9 +1,12 @@
 //! Hyperparameters of MACE, as far as evaluation needs them (model definitions §2).
 
 use serde::{Deserialize, Serialize};
+use tesseral_o3::symmetric_basis::MAX_CORRELATION;
 use tesseral_o3::{Irrep, Irreps};
 
-use crate::blocks::MlpConfig;
+use crate::blocks::{MlpConfig, activation};
+use crate::error::{Result, config_error};
+use crate::validation::{self, MAX_PARTS, MAX_WIDTH};
 
 /// A MACE or ScaleShiftMACE model.
 ///
@@ -77,6 +80,16 @@ pub struct RadialConfig {
     pub envelope_on_basis: bool,
 }
 
+impl RadialConfig {
+    fn validate(&self) -> Result<()> {
+        validation::count("radial.size", self.size, MAX_WIDTH)?;
+        if self.basis == Basis::Gaussian && self.size < 2 {
+            return Err(config_error("radial.size", "Gaussians need at least two centres"));
+        }
+        validation::envelope_exponent("radial.envelope_p", self.envelope_p)
+    }
+}
+
 /// Radial basis functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -133,6 +146,38 @@ pub struct LayerConfig {
     pub skip: bool,
 }
 
+impl LayerConfig {
+    fn validate(&self, name: &str, basis: usize) -> Result<()> {
+        let parts = [
+            ("irreps_in", &self.irreps_in),
+            ("irreps_edge", &self.irreps_edge),
+            ("irreps_target", &self.irreps_target),
+            ("irreps_out", &self.irreps_out),
+        ];
+        for (what, irreps) in parts {
+            validation::features(format!("{name}.{what}"), irreps)?;
+        }
+        validation::positive(format!("{name}.avg_num_neighbors"), self.avg_num_neighbors)?;
+        validation::count(format!("{name}.correlation"), self.correlation, MAX_CORRELATION)?;
+        let inputs = basis
+            + match self.interaction {
+                Interaction::AttentionResidual => 2 * ATTENTION_SCALARS,
+                Interaction::ResidualNonLinear => 2 * self.irreps_in.count(Irrep::even(0)),
+                _ => 0,
+            };
+        for (what, network) in [("radial", Some(&self.radial)), ("density", self.density.as_ref())] {
+            if let Some(network) = network.filter(|n| n.inputs() != inputs) {
+                let reason = format!("its first size is {}, an edge has {inputs} numbers for it", network.inputs());
+                return Err(config_error(format!("{name}.{what}"), reason));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Scalars of sender and of receiver that the radial network of the attention block sees.
+pub(super) const ATTENTION_SCALARS: usize = 64;
+
 /// The interaction blocks of model definitions §2.5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -179,6 +224,24 @@ pub struct ReadoutConfig {
     pub activation: Option<String>,
 }
 
+impl ReadoutConfig {
+    fn validate(&self, name: &str, model: &MaceConfig) -> Result<()> {
+        let Some(layer) = model.layers.get(self.layer) else {
+            return Err(config_error(name, format!("layer {} of {} does not exist", self.layer, model.layers.len())));
+        };
+        if self.irreps_in != layer.irreps_out {
+            return Err(config_error(name, format!("it reads {}, layer {} gives {}", self.irreps_in, self.layer, layer.irreps_out)));
+        }
+        if self.kind != ReadoutKind::Linear {
+            validation::count(name, self.hidden, MAX_WIDTH)?;
+        }
+        if !self.hidden.is_multiple_of(model.heads.len()) {
+            return Err(config_error(name, format!("{} hidden scalars for {} heads", self.hidden, model.heads.len())));
+        }
+        self.activation.as_deref().map_or(Ok(()), |a| activation(a, 1.0).map(|_| ()))
+    }
+}
+
 /// Forms of readouts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -206,6 +269,25 @@ pub struct FieldConfig {
     pub default: f64,
 }
 
+impl FieldConfig {
+    fn validate(&self) -> Result<()> {
+        let name = format!("field {}", self.name);
+        validation::count(&name, self.width, MAX_WIDTH)?;
+        validation::finite(&name, self.default)?;
+        match self.kind {
+            FieldKind::Categorical { classes, offset } => {
+                validation::count(&name, classes, MAX_WIDTH)?;
+                if offset.unsigned_abs() > MAX_WIDTH as u64 {
+                    return Err(config_error(name, format!("the offset {offset} is beyond {MAX_WIDTH} classes")));
+                }
+                Ok(())
+            }
+            FieldKind::Continuous { components: 1 } => Ok(()),
+            FieldKind::Continuous { .. } => Err(config_error(name, "only fields with one component are supported")),
+        }
+    }
+}
+
 /// How a field is embedded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "type")]
@@ -225,6 +307,46 @@ pub enum FieldKind {
 }
 
 impl MaceConfig {
+    /// Whether a network can be built from this, given the right tensors.
+    ///
+    /// # Errors
+    /// [`crate::PotentialError::Config`], naming the part that is wrong.
+    pub fn validate(&self) -> Result<()> {
+        validation::elements(&self.elements)?;
+        validation::cutoff(self.cutoff)?;
+        if self.heads.is_empty() {
+            return Err(config_error("heads", "there are none"));
+        }
+        validation::names("heads", self.heads.iter().map(String::as_str))?;
+        validation::edge_degree(&self.edge_irreps)?;
+        self.radial.validate()?;
+        validation::count("layers", self.layers.len(), MAX_PARTS)?;
+        for (t, layer) in self.layers.iter().enumerate() {
+            layer.validate(&format!("layers.{t}"), self.radial.size)?;
+        }
+        let first = &self.layers[0].irreps_in;
+        if first.dim() != self.channels() {
+            return Err(config_error("layers.0.irreps_in", format!("{first} are not the scalars of the embedding")));
+        }
+        for (t, pair) in self.layers.windows(2).enumerate() {
+            if pair[0].irreps_out != pair[1].irreps_in {
+                let reason = format!("{} is not what the layer before gives, {}", pair[1].irreps_in, pair[0].irreps_out);
+                return Err(config_error(format!("layers.{}.irreps_in", t + 1), reason));
+            }
+        }
+        if self.readouts.is_empty() || self.readouts.len() > MAX_PARTS {
+            return Err(config_error("readouts", format!("{} are not between 1 and {MAX_PARTS}", self.readouts.len())));
+        }
+        for (r, readout) in self.readouts.iter().enumerate() {
+            readout.validate(&format!("readouts.{r}"), self)?;
+        }
+        if self.fields.len() > MAX_PARTS {
+            return Err(config_error("fields", format!("{} are more than {MAX_PARTS}", self.fields.len())));
+        }
+        validation::names("fields", self.fields.iter().map(|f| f.name.as_str()))?;
+        self.fields.iter().try_for_each(FieldConfig::validate)
+    }
+
     /// Name of the published class.
     pub fn class_name(&self) -> &'static str {
         if self.scale_shift { "ScaleShiftMACE" } else { "MACE" }

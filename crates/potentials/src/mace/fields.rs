@@ -38,17 +38,12 @@ impl Fields {
                     FieldKind::Categorical { classes, offset } => {
                         Embedder::Table { table: p.get(&name("embedding.weight"), &[classes, f.width])?, offset }
                     }
-                    FieldKind::Continuous { components } => {
-                        if components != 1 {
-                            return Err(config_error(format!("field {}", f.name), "only fields with one component are supported"));
-                        }
-                        Embedder::Network {
-                            w1: p.get(&name("linear_1.weight"), &[components, f.width])?,
-                            b1: p.get(&name("linear_1.bias"), &[f.width])?,
-                            w2: p.get(&name("linear_2.weight"), &[f.width, f.width])?,
-                            b2: p.get(&name("linear_2.bias"), &[f.width])?,
-                        }
-                    }
+                    FieldKind::Continuous { components } => Embedder::Network {
+                        w1: p.get(&name("linear_1.weight"), &[components, f.width])?,
+                        b1: p.get(&name("linear_1.bias"), &[f.width])?,
+                        w2: p.get(&name("linear_2.weight"), &[f.width, f.width])?,
+                        b2: p.get(&name("linear_2.bias"), &[f.width])?,
+                    },
                 };
                 Ok((f.clone(), embedder))
             })
@@ -88,7 +83,7 @@ impl Fields {
                 if let Embedder::Table { table, offset } = embedder {
                     let classes = table.dim(0)? as i64;
                     for &v in &values {
-                        let row = v.round() as i64 + offset;
+                        let row = (v.round() as i64).saturating_add(*offset);
                         if v.round() != v || row < 0 || row >= classes {
                             let (low, high) = (-offset, classes - 1 - offset);
                             return Err(config_error(

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use tesseral_o3::{Irrep, Irreps, TensorProductPaths};
+use tesseral_o3::{Irrep, Irreps, MulIrrep, TensorProductPaths};
 use tesseral_ops::gate::{GateSpec, gate};
 use tesseral_ops::tensor_product::{TensorProductSpec, convolution};
 
-use super::config::{Interaction, LayerConfig, MaceConfig};
+use super::config::{ATTENTION_SCALARS, Interaction, LayerConfig, MaceConfig};
 use super::radial::EdgeFeatures;
 use crate::batch::Batch;
 use crate::blocks::{EquivariantLinear, LinearOptions, Mlp, RadialNetwork, gate_spec};
@@ -49,7 +49,6 @@ enum Extra {
 
 /// What the gate of the non-linear block takes in: scalars, one 0e gate for each gated channel, gated irreps.
 fn gate_irreps(target: &Irreps) -> Irreps {
-    use tesseral_o3::MulIrrep;
     let gated: usize = target.iter().filter(|b| b.irrep.l > 0).map(|b| b.mul).sum();
     let mut blocks: Vec<MulIrrep> = target.iter().filter(|b| b.irrep.l == 0).copied().collect();
     if gated > 0 {
@@ -101,7 +100,8 @@ impl InteractionBlock {
             }
             Interaction::AttentionResidual => {
                 skip = Some(map("skip", &config.irreps_in, &config.irreps_out, plain)?);
-                let scalars: Irreps = "64x0e".parse().map_err(|_| config_error(&name, "64x0e"))?;
+                let scalars = Irreps::new(vec![MulIrrep::new(ATTENTION_SCALARS, Irrep::even(0))])
+                    .map_err(|e| config_error(format!("{name}.down"), e.to_string()))?;
                 extra = Extra::Attention { down: map("down", &config.irreps_in, &scalars, plain)? };
             }
             Interaction::ResidualNonLinear => {

@@ -16,9 +16,9 @@ pub use config::{
 };
 
 use crate::batch::Batch;
-use crate::error::{Result, config_error};
-use crate::nequip::edge_degree;
+use crate::error::Result;
 use crate::parameters::Parameters;
+use crate::validation::edge_degree;
 use fields::Fields;
 use interaction::InteractionBlock;
 use product::ProductBasis;
@@ -48,10 +48,8 @@ impl Mace {
     /// # Errors
     /// If one is missing or the configuration contradicts itself.
     pub fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
+        config.validate()?;
         let (z, heads) = (config.elements.len(), config.heads.len());
-        if heads == 0 || z == 0 || config.layers.is_empty() {
-            return Err(config_error("mace", "a model needs elements, heads and layers"));
-        }
         Ok(Self {
             lmax: edge_degree(&config.edge_irreps)?,
             elements: z,

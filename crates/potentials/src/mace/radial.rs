@@ -9,6 +9,7 @@ use super::config::{Basis, MaceConfig, Transform};
 use crate::batch::Batch;
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
+use crate::validation;
 
 /// Distance transform, basis and envelope.
 pub(super) struct RadialFeatures {
@@ -50,10 +51,7 @@ impl RadialFeatures {
             Transform::Agnesi => p.constants("radial.transform", &[3])?,
             Transform::Soft => p.constants("radial.transform", &[1])?,
         };
-        let radii = if radial.transform == Transform::None { Vec::new() } else { p.constants("covalent_radii", &[config.elements.len()])? };
-        if radial.basis == Basis::Gaussian && radial.size < 2 {
-            return Err(config_error("radial basis", "Gaussians need at least two centres"));
-        }
+        let radii = if radial.transform == Transform::None { Vec::new() } else { covalent_radii(config, p)? };
         Ok(Self {
             cutoff: config.cutoff,
             envelope_p: radial.envelope_p,
@@ -94,6 +92,13 @@ impl RadialFeatures {
     }
 }
 
+/// Covalent radii of the elements, Å: the unit of distances, so that none may be zero.
+fn covalent_radii(config: &MaceConfig, p: &Parameters<'_>) -> Result<Vec<f64>> {
+    let radii = p.constants("covalent_radii", &[config.elements.len()])?;
+    radii.iter().try_for_each(|&r| validation::positive("covalent_radii", r))?;
+    Ok(radii)
+}
+
 /// The Ziegler–Biersack–Littmark repulsion with the constants of the checkpoint.
 pub(super) struct Repulsion {
     constants: ZblConstants,
@@ -107,12 +112,16 @@ impl Repulsion {
         let [exponent, prefactor, c0, c1, c2, c3, envelope] = values.as_slice() else {
             return Err(config_error("zbl", "seven constants are needed"));
         };
+        if !(1.0..=100.0).contains(envelope) || envelope.fract() != 0.0 {
+            return Err(config_error("zbl", format!("the exponent of its envelope, {envelope}, is not a whole number from 1 to 100")));
+        }
+        validation::positive("zbl", *prefactor)?;
         let decay = ZblConstants::MACE.screening.map(|s| s.1);
         let screening = [(*c0, decay[0]), (*c1, decay[1]), (*c2, decay[2]), (*c3, decay[3])];
         Ok(Self {
             constants: ZblConstants { coulomb: ZblConstants::MACE.coulomb, length: prefactor * 0.529, exponent: *exponent, screening },
             envelope_p: *envelope as u32,
-            radii: p.constants("covalent_radii", &[config.elements.len()])?,
+            radii: covalent_radii(config, p)?,
         })
     }
 

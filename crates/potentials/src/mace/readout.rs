@@ -31,9 +31,6 @@ impl Readout {
         let name = |what: &str| format!("readouts.{r}.{what}");
         let plain = LinearOptions { fan_in_factor: 1, ..LinearOptions::default() };
         let biased = LinearOptions { bias: true, ..plain };
-        if config.layer >= model.layers.len() {
-            return Err(config_error(format!("readouts.{r}"), format!("layer {} of {} does not exist", config.layer, model.layers.len())));
-        }
         let activation = config.activation.as_deref().map(|a| activation(a, 1.0).map(|a| a.activation.e3nn())).transpose()?;
         let first = |n| EquivariantLinear::new(p, &name("linear_1"), &config.irreps_in, &scalars(n)?, plain);
         let (linear_1, linear_mid, linear_2) = match config.kind {
@@ -52,9 +49,6 @@ impl Readout {
                 )
             }
         };
-        if !config.hidden.is_multiple_of(heads.max(1)) {
-            return Err(config_error(format!("readouts.{r}"), format!("{} hidden scalars for {heads} heads", config.hidden)));
-        }
         Ok(Self { layer: config.layer, heads, hidden: config.hidden, linear_1, activation, linear_mid, linear_2 })
     }
 

@@ -1,10 +1,12 @@
 //! Hyperparameters of the NequIP family: SevenNet and NequIP (model definitions §3, §4).
 
 use serde::{Deserialize, Serialize};
-use tesseral_o3::Irreps;
+use tesseral_o3::{Block, Irreps};
 use tesseral_ops::radial::ZblConstants;
 
-use crate::blocks::MlpConfig;
+use crate::blocks::{MlpConfig, activation};
+use crate::error::{Result, config_error};
+use crate::validation::{self, MAX_PARTS, MAX_WIDTH};
 
 /// A SevenNet or NequIP model.
 ///
@@ -136,6 +138,27 @@ pub struct NequipLayerConfig {
     pub modal_2: bool,
 }
 
+impl NequipLayerConfig {
+    fn validate(&self, name: &str) -> Result<()> {
+        let parts = [
+            ("irreps_in", &self.irreps_in),
+            ("irreps_message", &self.irreps_message),
+            ("irreps_gate", &self.irreps_gate),
+            ("irreps_out", &self.irreps_out),
+        ];
+        for (what, irreps) in parts {
+            validation::features(format!("{name}.{what}"), irreps)?;
+        }
+        if let SelfConnection::Element { fan_in } = self.self_connection {
+            validation::count(format!("{name}.self_connection"), fan_in, MAX_WIDTH)?;
+        }
+        if self.resnet && self.irreps_in != self.irreps_out {
+            return Err(config_error(format!("{name}.resnet"), format!("{} cannot be added to {}", self.irreps_in, self.irreps_out)));
+        }
+        Ok(())
+    }
+}
+
 /// Self connections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "type")]
@@ -171,6 +194,75 @@ pub struct ReadoutLayer {
 }
 
 impl NequipConfig {
+    /// Whether a network can be built from this, given the right tensors.
+    ///
+    /// # Errors
+    /// [`crate::PotentialError::Config`], naming the part that is wrong.
+    pub fn validate(&self) -> Result<()> {
+        validation::elements(&self.elements)?;
+        validation::cutoff(self.cutoff)?;
+        validation::names("modalities", self.modalities.iter().map(String::as_str))?;
+        validation::edge_degree(&self.edge_irreps)?;
+        validation::count("basis_size", self.basis_size, MAX_WIDTH)?;
+        validation::count("channels", self.channels, MAX_WIDTH)?;
+        validation::finite("basis_prefactor", self.basis_prefactor)?;
+        validation::finite("embedding_scale", self.embedding_scale)?;
+        match self.envelope {
+            Envelope::Polynomial { p } => validation::envelope_exponent("envelope", p)?,
+            Envelope::Xplor { onset } if !(0.0..self.cutoff).contains(&onset) => {
+                return Err(config_error("envelope", format!("its onset, {onset} Å, is not between 0 and the cutoff, {} Å", self.cutoff)));
+            }
+            Envelope::Xplor { .. } => {}
+        }
+        if let Some(zbl) = &self.zbl {
+            validation::envelope_exponent("zbl", zbl.envelope_p)?;
+            validation::finite("zbl", zbl.coulomb)?;
+        }
+        validation::count("layers", self.layers.len(), MAX_PARTS)?;
+        for (t, layer) in self.layers.iter().enumerate() {
+            layer.validate(&format!("layers.{t}"))?;
+            let (given, from) = match t.checked_sub(1) {
+                None => (self.channels, "the embedding"),
+                Some(before) => (self.layers[before].irreps_out.dim(), "the layer before"),
+            };
+            if layer.irreps_in.dim() != given {
+                let reason = format!("{} takes {} numbers an atom, {from} gives {given}", layer.irreps_in, layer.irreps_in.dim());
+                return Err(config_error(format!("layers.{t}.irreps_in"), reason));
+            }
+        }
+        self.validate_readout()
+    }
+
+    /// The even scalars of the last layer, which the readout takes.
+    pub(super) fn last_scalars(&self) -> Option<Block> {
+        self.layers.last()?.irreps_out.blocks_with_offsets().find(|b| b.irrep.is_scalar())
+    }
+
+    fn validate_readout(&self) -> Result<()> {
+        validation::count("readout", self.readout.len(), MAX_PARTS)?;
+        let mut given = self.last_scalars().map_or(0, |b| b.mul);
+        for (k, map) in self.readout.iter().enumerate() {
+            let name = format!("readout.{k}");
+            validation::count(&name, map.size_out, MAX_WIDTH)?;
+            validation::finite(&name, map.scale)?;
+            if map.size_in != given {
+                return Err(config_error(name, format!("it takes {} scalars, there are {given}", map.size_in)));
+            }
+            if map.modal && self.modalities.is_empty() {
+                return Err(config_error(name, "it sees the modality, but there are no modalities"));
+            }
+            if let Some((activation_name, gain)) = &map.activation {
+                activation(activation_name, *gain)?;
+                validation::finite(name, *gain)?;
+            }
+            given = map.size_out;
+        }
+        if given != 1 {
+            return Err(config_error("readout", "its last map must have one output, the atomic energy"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn summary(&self) -> Vec<(String, String)> {
         let hidden = self.layers.first().map_or(String::new(), |l| l.irreps_out.to_string());
         vec![

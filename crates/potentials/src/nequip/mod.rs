@@ -5,7 +5,7 @@ mod config;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use tesseral_o3::{Irreps, TensorProductPaths};
+use tesseral_o3::TensorProductPaths;
 use tesseral_ops::gate::{GateSpec, ScaledActivation, activate, gate};
 use tesseral_ops::radial::{self, ScalarFunction, ZblConstants};
 use tesseral_ops::spherical_harmonics::spherical_harmonics;
@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::blocks::{EquivariantLinear, LinearOptions, RadialNetwork, activation, gate_spec};
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
+use crate::validation::edge_degree;
 use tesseral_ops::linear::{LinearSpec, linear};
 
 /// A SevenNet or NequIP network.
@@ -63,6 +64,7 @@ impl Nequip {
     /// # Errors
     /// If one is missing or the configuration contradicts itself.
     pub fn new(config: &NequipConfig, p: &Parameters<'_>) -> Result<Self> {
+        config.validate()?;
         let (z, m) = (config.elements.len(), config.modalities.len());
         let optional = |name: &str, shape: &[usize]| -> Result<Option<Tensor>> {
             if p.contains(name) { Ok(Some(p.get(name, shape)?)) } else { Ok(None) }
@@ -85,15 +87,11 @@ impl Nequip {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        if config.readout.last().map(|r| r.size_out) != Some(1) {
-            return Err(config_error("readout", "its last map must have one output, the atomic energy"));
-        }
         let pair_cutoffs = if p.contains("pair_cutoffs") { Some(p.constants("pair_cutoffs", &[z, z])?) } else { None };
         if let Some(c) = pair_cutoffs.iter().flatten().find(|&&c| !(c > 0.0 && c <= config.cutoff * (1.0 + 1e-9))) {
             return Err(config_error("pair_cutoffs", format!("{c} Å is not between 0 and the cutoff, {} Å", config.cutoff)));
         }
-        let last = config.layers.last().ok_or_else(|| config_error("layers", "there are none"))?;
-        let scalars = last.irreps_out.blocks_with_offsets().find(|b| b.irrep.is_scalar()).map_or((0, 0), |b| (b.offset, b.mul));
+        let scalars = config.last_scalars().map_or((0, 0), |b| (b.offset, b.mul));
         Ok(Self {
             config: config.clone(),
             lmax,
@@ -201,14 +199,6 @@ impl Nequip {
     }
 }
 
-/// The highest degree of edge harmonics, which must be all of 0..=l in order.
-pub(crate) fn edge_degree(edge: &Irreps) -> Result<usize> {
-    if edge.is_empty() || edge.iter().enumerate().any(|(l, b)| b.mul != 1 || b.irrep.l != l) {
-        return Err(config_error("edge harmonics", format!("expected one of each degree from 0 on, got {edge}")));
-    }
-    Ok(edge.len() - 1)
-}
-
 impl Layer {
     fn new(model: &NequipConfig, config: &NequipLayerConfig, p: &Parameters<'_>, t: usize) -> Result<Self> {
         let name = format!("layers.{t}");
@@ -226,9 +216,6 @@ impl Layer {
                 ),
             ));
         }
-        if config.resnet && config.irreps_in != config.irreps_out {
-            return Err(config_error(format!("{name}.resnet"), format!("{} cannot be added to {}", config.irreps_in, config.irreps_out)));
-        }
         let irreps_gate = &config.irreps_gate;
         let plain = LinearOptions { fan_in_factor: 1, ..LinearOptions::default() };
         let options = LinearOptions { bias: config.bias, ..plain };
@@ -242,6 +229,9 @@ impl Layer {
         let denominator_shape = p.shape(&denominator)?;
         if denominator_shape != [1] && denominator_shape != [z] {
             return Err(config_error(denominator, format!("expected shape [1] or [{z}], got {denominator_shape:?}")));
+        }
+        if p.constants(&denominator, &denominator_shape)?.contains(&0.0) {
+            return Err(config_error(denominator, "messages cannot be divided by zero"));
         }
         Ok(Self {
             self_connection: self_connection
