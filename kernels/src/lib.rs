@@ -1,1 +1,3 @@
 //! CUDA kernels, their launchers and their proofs.
+
+pub mod probe;

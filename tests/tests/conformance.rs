@@ -158,11 +158,10 @@ fn force_loss_by_weights(golden: &Golden) {
             var.set(&Tensor::from_vec(moved, shape.as_slice(), &Device::Cpu).unwrap()).unwrap();
         };
         let h = 1e-4 * original[k].abs().max(0.1);
-        let at = |delta| {
+        let numeric = tesseral_testkit::slope(h, |delta| {
             set(variable, delta);
             value()
-        };
-        let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+        });
         set(variable, 0.0);
         let scale = g.abs().max(1e-3 * value().abs());
         assert!((numeric - g).abs() < 1e-6 * scale, "{}: d loss/d {name}[{k}] is {g}, by differences {numeric}", golden.name);

@@ -2,23 +2,22 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// A deterministic stream of numbers in (-1, 1).
-pub(crate) struct Random(u64);
+pub(crate) use tesseral_testkit::relative_error;
+
+/// A deterministic stream of numbers in (-1, 1), and tensors of them.
+pub(crate) struct Random(tesseral_testkit::Random);
 
 impl Random {
     pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Self(tesseral_testkit::Random::new(seed))
     }
 
     pub(crate) fn next(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        self.0.number()
     }
 
     pub(crate) fn vec(&mut self, n: usize) -> Vec<f64> {
-        (0..n).map(|_| self.next()).collect()
+        self.0.numbers(n)
     }
 
     pub(crate) fn tensor(&mut self, shape: &[usize], dtype: DType) -> Tensor {
@@ -29,13 +28,6 @@ impl Random {
 
 pub(crate) fn to_vec(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The largest absolute difference over the largest magnitude of `b` (at least 1).
-pub(crate) fn relative_error(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    let scale = b.iter().fold(1.0f64, |m, x| m.max(x.abs()));
-    a.iter().zip(b).fold(0.0f64, |m, (x, y)| m.max((x - y).abs())) / scale
 }
 
 /// Checks d(Σ w·f)/d(inputs) against central differences in f64, then the derivative of Σ v·(that gradient) likewise.
@@ -90,17 +82,12 @@ fn check_scalar(inputs: &[Tensor], scalar: &impl Fn(&[Tensor]) -> Result<Tensor>
 }
 
 fn numeric(inputs: &[Tensor], k: usize, h: f64, f: impl Fn(&[Tensor]) -> f64) -> Vec<f64> {
-    let base = to_vec(&inputs[k]);
     let shape = inputs[k].dims().to_vec();
-    let at = |i: usize, delta: f64| {
-        let mut moved = base.clone();
-        moved[i] += delta;
+    tesseral_testkit::derivative(&to_vec(&inputs[k]), h, |moved| {
         let mut x: Vec<Tensor> = inputs.to_vec();
-        x[k] = Tensor::from_vec(moved, shape.as_slice(), &Device::Cpu).unwrap();
+        x[k] = Tensor::from_slice(moved, shape.as_slice(), &Device::Cpu).unwrap();
         f(&x)
-    };
-    // Fourth-order central differences.
-    (0..base.len()).map(|i| (8.0 * (at(i, h) - at(i, -h)) - (at(i, 2.0 * h) - at(i, -2.0 * h))) / (12.0 * h)).collect()
+    })
 }
 
 /// Runs `f` on a pool of `threads` threads.

@@ -18,8 +18,8 @@ pub(crate) const MAX_WIDTH: usize = 1 << 16;
 const MAX_BLOCKS: usize = 64;
 /// Most numbers of one kind of feature of an atom.
 const MAX_FEATURES: usize = 1 << 20;
-/// Largest cutoff, Å: ten times any published one.
-const MAX_CUTOFF: f64 = 100.0;
+/// Smallest and largest cutoff, Å: far beyond any published one on either side.
+const CUTOFFS: std::ops::RangeInclusive<f64> = 0.1..=100.0;
 /// Largest exponent of a polynomial envelope.
 const MAX_ENVELOPE_EXPONENT: u32 = 100;
 
@@ -59,10 +59,10 @@ pub(crate) fn names<'a>(what: &str, names: impl IntoIterator<Item = &'a str>) ->
 
 /// A cutoff radius in Å.
 pub(crate) fn cutoff(cutoff: f64) -> Result<()> {
-    if cutoff > 0.0 && cutoff <= MAX_CUTOFF {
+    if CUTOFFS.contains(&cutoff) {
         return Ok(());
     }
-    Err(config_error("cutoff", format!("{cutoff} Å is not between 0 and {MAX_CUTOFF} Å")))
+    Err(config_error("cutoff", format!("{cutoff:?} Å is not between {} and {} Å", CUTOFFS.start(), CUTOFFS.end())))
 }
 
 /// A count that must be at least 1 and at most `max`.
