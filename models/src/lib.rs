@@ -1,6 +1,6 @@
 //! The model zoo: the embedded default, the manifest of known pretrained models, and the cache they are kept in.
 //!
-//! Only [`download`] ever touches the network, and nothing calls it behind the user's back.
+//! Only [`mod@download`] ever touches the network, and nothing calls it behind the user's back.
 
 pub mod cache;
 pub mod download;

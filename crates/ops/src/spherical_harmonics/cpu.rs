@@ -2,7 +2,7 @@
 //!
 //! With (X, Y, Z) = (z, x, y) the harmonics are Y_{l,±m} = F_lm(Z, r²)·{A_m, B_m}(X, Y), A_m + iB_m = (X + iY)^m, and
 //! F_lm = a_lm Z F_{l-1,m} − b_lm r² F_{l-2,m}. Derivatives of solid harmonics of degree l are combinations of at most two solid harmonics
-//! of degree l−1 (the [`Ladder`]), so every derivative is made from the values themselves.
+//! of degree l−1 (the `Ladder`), so every derivative is made from the values themselves.
 
 use rayon::prelude::*;
 
