@@ -84,9 +84,10 @@ fn edit_header(bytes: &[u8], seed: u64) -> Option<Vec<u8>> {
             *text = parts.join("+");
         }
         (_, target) => {
-            *target = [json!(null), json!(true), json!(0), json!(1), json!(-1), json!(3), json!(u64::MAX), json!(""), json!([]), json!(0.5)]
-                [random(10)]
-            .clone();
+            *target =
+                [json!(null), json!(true), json!(0), json!(1), json!(-1), json!(3), json!(u64::MAX), json!(""), json!([]), json!(0.5)]
+                    [random(10)]
+                .clone();
         }
     }
     *directory.pointer_mut("/__metadata__/header")? = header.to_string().into();
