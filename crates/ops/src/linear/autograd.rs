@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
 use super::{Groups, LinearSpec};
+use crate::autograd::if_tracked;
 use crate::real::{dispatch_real, slice};
 
 #[derive(Clone)]
@@ -60,13 +61,6 @@ impl Map {
     }
 }
 
-/// Computes `$out` only if `$of` is part of a graph that is differentiated.
-macro_rules! if_tracked {
-    ($of:expr, $out:expr) => {
-        if $of.track_op() { Some($out?) } else { None }
-    };
-}
-
 impl CustomOp2 for Forward {
     fn name(&self) -> &'static str {
         "linear"
@@ -82,7 +76,7 @@ impl CustomOp2 for Forward {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((if_tracked!(x, adjoint_features(&self.0, g, w)), if_tracked!(w, adjoint_weights(&self.0, x, g))))
+        Ok((if_tracked(x, || adjoint_features(&self.0, g, w))?, if_tracked(w, || adjoint_weights(&self.0, x, g))?))
     }
 }
 
@@ -101,7 +95,7 @@ impl CustomOp2 for AdjointFeatures {
     }
 
     fn bwd(&self, g: &Tensor, w: &Tensor, _: &Tensor, v: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((if_tracked!(g, forward(&self.0, v, w)), if_tracked!(w, adjoint_weights(&self.0, v, g))))
+        Ok((if_tracked(g, || forward(&self.0, v, w))?, if_tracked(w, || adjoint_weights(&self.0, v, g))?))
     }
 }
 
@@ -122,6 +116,6 @@ impl CustomOp2 for AdjointWeights {
     }
 
     fn bwd(&self, x: &Tensor, g: &Tensor, _: &Tensor, v: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((if_tracked!(x, adjoint_features(&self.0, g, v)), if_tracked!(g, forward(&self.0, x, v))))
+        Ok((if_tracked(x, || adjoint_features(&self.0, g, v))?, if_tracked(g, || forward(&self.0, x, v))?))
     }
 }
