@@ -12,6 +12,7 @@ pub mod radial;
 pub mod real;
 pub mod runtime;
 pub mod simd;
+pub mod slab;
 pub mod spherical_harmonics;
 pub mod symmetric_contraction;
 pub mod tensor_product;

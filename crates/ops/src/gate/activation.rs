@@ -3,7 +3,7 @@
 use candle_core::WithDType;
 
 use crate::real::Real;
-use crate::simd::Fma;
+use crate::simd::{Fma, Kernel, dispatch};
 
 /// An activation function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,7 +130,32 @@ fn normal<T: Real>(x: T) -> (T, T) {
     (T::of(0.5 * (1.0 + candle_core::cpu::erf::erf_f64(x * std::f64::consts::FRAC_1_SQRT_2))), T::of(density))
 }
 
+struct Derivative<'a, T> {
+    activation: ScaledActivation,
+    order: usize,
+    x: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Real> Kernel for Derivative<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<F: Fma>(self) {
+        self.activation.derivative::<T, F>(self.order, self.x, self.out);
+    }
+}
+
 impl ScaledActivation {
+    /// `out` = derivative of order `order` ≤ 2 at each of `x`, on this thread.
+    ///
+    /// # Panics
+    /// If the slices differ in length.
+    pub fn apply<T: Real>(self, order: usize, x: &[T], out: &mut [T]) {
+        assert!(x.len() == out.len() && order <= 2, "an activation is applied to as many numbers as it gives, up to the second derivative");
+        dispatch(Derivative { activation: self, order, x, out });
+    }
+
     /// `out` = derivative of order `order` ≤ 2 at each of `x`.
     #[inline(always)]
     pub(super) fn derivative<T: Real, F: Fma>(self, order: usize, x: &[T], out: &mut [T]) {

@@ -169,6 +169,31 @@ fn run<T: Real>(spec: &GateSpec, x: &[T], map: Map<'_, T>, out: &mut [T]) {
     });
 }
 
+/// [`evaluate`] on this thread.
+///
+/// # Panics
+/// As [`evaluate`].
+pub fn evaluate_here<T: Real>(spec: &GateSpec, x: &[T], out: &mut [T]) {
+    assert!(x.len() * spec.dim_out() == out.len() * spec.dim_in(), "gate: slices must be [N, dim_in] and [N, dim_out]");
+    if spec.dim_in() > 0 && spec.dim_out() > 0 {
+        dispatch(Rows { spec, x, map: Map::Evaluate, out });
+    }
+}
+
+/// [`adjoint`] on this thread.
+///
+/// # Panics
+/// As [`adjoint`].
+pub fn adjoint_here<T: Real>(spec: &GateSpec, x: &[T], g: &[T], out: &mut [T]) {
+    assert!(
+        x.len() == out.len() && x.len() * spec.dim_out() == g.len() * spec.dim_in(),
+        "gate: slices must be [N, dim_in] and [N, dim_out]"
+    );
+    if spec.dim_in() > 0 && spec.dim_out() > 0 {
+        dispatch(Rows { spec, x, map: Map::Adjoint { g }, out });
+    }
+}
+
 /// y(x): `[N, dim_in]` → `out` `[N, dim_out]`.
 ///
 /// # Panics

@@ -276,6 +276,8 @@ struct Block<'a, T> {
     vectors: &'a [T],
     map: Map<'a, T>,
     out: &'a mut [T],
+    /// Room for the values and for one more row of lanes a harmonic.
+    buffers: (&'a mut Vec<Lanes<T>>, &'a mut Vec<Lanes<T>>),
 }
 
 impl<T: Real> Kernel for Block<'_, T> {
@@ -283,11 +285,11 @@ impl<T: Real> Kernel for Block<'_, T> {
 
     #[inline(always)]
     fn run<F: Fma>(self) {
-        let Self { tables, normalize, vectors, map, out } = self;
+        let Self { tables, normalize, vectors, map, out, buffers: (values, g) } = self;
         let lmax = tables.lmax;
         let n = count(lmax);
-        let mut values = vec![[T::zero(); LANES]; n];
-        let (mut g, mut lowered) = (Vec::new(), Vec::new());
+        values.resize(n, [T::zero(); LANES]);
+        let mut lowered = Vec::new();
         if let Map::Adjoint { .. } | Map::AdjointTangent { .. } = map {
             g.resize(n, [T::zero(); LANES]);
         }
@@ -295,37 +297,37 @@ impl<T: Real> Kernel for Block<'_, T> {
             let frame = Frame::new::<F>(load3(vectors, start), normalize);
             match map {
                 Map::Evaluate => {
-                    tables.evaluate::<F>(&frame.point, lmax, &mut values);
-                    unload(&values, n, start, out);
+                    tables.evaluate::<F>(&frame.point, lmax, values);
+                    unload(values, n, start, out);
                 }
                 Map::Adjoint { g: rows } => {
-                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), &mut values);
-                    load(rows, n, start, T::zero(), &mut g);
-                    let mut q = tables.contract_gradient::<F>(&g, &values);
+                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), values);
+                    load(rows, n, start, T::zero(), g);
+                    let mut q = tables.contract_gradient::<F>(g, values);
                     if normalize {
                         q = frame.jacobian(&q);
                     }
                     unload(&q, 3, start, out);
                 }
                 Map::Tangent { u } => {
-                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), &mut values);
+                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), values);
                     let mut u = load3(u, start);
                     if normalize {
                         u = frame.jacobian(&u);
                     }
                     // Degrees downwards: the values of a degree are no longer needed once the one above is done.
                     for i in (0..tables.ladder.len()).rev() {
-                        let d = tables.gradient::<F>(i, &values);
+                        let d = tables.gradient::<F>(i, values);
                         for k in 0..LANES {
                             values[i + 1][k] = F::fma(u[0][k], d[0][k], F::fma(u[1][k], d[1][k], u[2][k] * d[2][k]));
                         }
                     }
                     values[0] = [T::zero(); LANES];
-                    unload(&values, n, start, out);
+                    unload(values, n, start, out);
                 }
                 Map::AdjointTangent { g: rows, u } => {
-                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), &mut values);
-                    load(rows, n, start, T::zero(), &mut g);
+                    tables.evaluate::<F>(&frame.point, lmax.saturating_sub(1), values);
+                    load(rows, n, start, T::zero(), g);
                     let u = load3(u, start);
                     let ju = if normalize { frame.jacobian(&u) } else { u };
                     // ⟨g, (ju·∇)Y⟩ = ⟨lowered, Y⟩ with `lowered` one degree below, whose gradient is taken in the same way.
@@ -338,9 +340,9 @@ impl<T: Real> Kernel for Block<'_, T> {
                             }
                         }
                     }
-                    let mut h = tables.contract_gradient::<F>(&lowered, &values);
+                    let mut h = tables.contract_gradient::<F>(&lowered, values);
                     if normalize {
-                        let q = tables.contract_gradient::<F>(&g, &values);
+                        let q = tables.contract_gradient::<F>(g, values);
                         let (projected, curved) = (frame.jacobian(&h), frame.curvature(&q, &u));
                         for axis in 0..3 {
                             for k in 0..LANES {
@@ -375,8 +377,55 @@ fn run<T: Real>(vectors: &[T], lmax: usize, normalize: bool, map: Map<'_, T>, ou
             Map::Tangent { u } => Map::Tangent { u: &u[part(u, 3, block)] },
             Map::AdjointTangent { g, u } => Map::AdjointTangent { g: &g[part(g, n, block)], u: &u[part(u, 3, block)] },
         };
-        dispatch(Block { tables: &tables, normalize, vectors: &vectors[part(vectors, 3, block)], map, out });
+        dispatch(Block {
+            tables: &tables,
+            normalize,
+            vectors: &vectors[part(vectors, 3, block)],
+            map,
+            out,
+            buffers: (&mut Vec::new(), &mut Vec::new()),
+        });
     });
+}
+
+/// The harmonics up to one degree, with buffers: evaluated on this thread, without allocation after the first call.
+pub struct Harmonics<T> {
+    tables: Tables<T>,
+    normalize: bool,
+    values: Vec<Lanes<T>>,
+    g: Vec<Lanes<T>>,
+}
+
+impl<T: Real> Harmonics<T> {
+    /// Constants for degrees up to `lmax`.
+    pub fn new(lmax: usize, normalize: bool) -> Self {
+        let n = count(lmax);
+        Self { tables: Tables::new(lmax), normalize, values: vec![[T::zero(); LANES]; n], g: vec![[T::zero(); LANES]; n] }
+    }
+
+    /// [`evaluate`].
+    ///
+    /// # Panics
+    /// If the lengths do not fit together.
+    pub fn evaluate(&mut self, vectors: &[T], out: &mut [T]) {
+        self.run(vectors, Map::Evaluate, count(self.tables.lmax), out);
+    }
+
+    /// [`adjoint`].
+    ///
+    /// # Panics
+    /// If the lengths do not fit together.
+    pub fn adjoint(&mut self, vectors: &[T], g: &[T], out: &mut [T]) {
+        assert_eq!(g.len(), vectors.len() / 3 * count(self.tables.lmax), "spherical harmonics: g is [E, n]");
+        self.run(vectors, Map::Adjoint { g }, 3, out);
+    }
+
+    fn run(&mut self, vectors: &[T], map: Map<'_, T>, width: usize, out: &mut [T]) {
+        assert_eq!(vectors.len() % 3, 0, "spherical harmonics: vectors are [E, 3]");
+        assert_eq!(out.len(), width * (vectors.len() / 3), "spherical harmonics: the output is [E, {width}]");
+        let Self { tables, normalize, values, g } = self;
+        dispatch(Block { tables, normalize: *normalize, vectors, map, out, buffers: (values, g) });
+    }
 }
 
 /// Y(v): `vectors` `[E, 3]` → `out` `[E, n]`.

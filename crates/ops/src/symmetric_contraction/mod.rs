@@ -20,6 +20,7 @@
 mod autograd;
 mod basis;
 pub mod cpu;
+pub mod horner;
 mod product_tree;
 pub mod reference;
 

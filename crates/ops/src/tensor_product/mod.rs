@@ -14,6 +14,7 @@
 mod autograd;
 mod cpu;
 pub mod reference;
+pub mod slabs;
 #[cfg(test)]
 mod tests;
 
