@@ -11,7 +11,7 @@ use tesseral_tests::golden_folder;
 
 fn potential(dtype: Dtype) -> Potential {
     let artifact = Artifact::from_static(tesseral_models::default_artifact(), "built-in model").unwrap();
-    Potential::new(&artifact, &Options { dtype, head: None }).unwrap()
+    Potential::new(&artifact, &Options { dtype, head: None, ..Options::default() }).unwrap()
 }
 
 fn shared(path: &str) -> Option<PathBuf> {

@@ -10,7 +10,7 @@ use tesseral_potentials::{Artifact, Evaluation, PotentialError};
 
 fn potential() -> Potential {
     let artifact = Artifact::from_static(tesseral_models::default_artifact(), "built-in model").unwrap();
-    Potential::new(&artifact, &Options { dtype: Dtype::F64, head: None }).unwrap()
+    Potential::new(&artifact, &Options { dtype: Dtype::F64, head: None, ..Options::default() }).unwrap()
 }
 
 fn one(potential: &Potential, structure: &Structure) -> Result<Evaluation, InferError> {

@@ -105,6 +105,26 @@ pub(crate) struct ModelArgs {
     pub(crate) head: Option<String>,
 }
 
+/// What computes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// Explicit passes lowered from the checkpoint: fast, little memory
+    #[default]
+    Compiled,
+    /// The network as differentiable modules: slow, what the compiled engine is checked against
+    Differentiable,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct EngineArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) engine: EngineArg,
+    /// Evaluate radial networks for every edge instead of reading tables of them
+    #[arg(long)]
+    pub(crate) exact_radial: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArgs {
     /// Structure files; `-` is standard input
@@ -118,6 +138,8 @@ pub(crate) struct EvaluateArgs {
     /// Precision of the computation; geometry and energy sums are always f64
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
     /// Add the energy of every atom to --json and -o
     #[arg(long)]
     pub(crate) per_atom: bool,
@@ -158,6 +180,8 @@ pub(crate) struct VerifyArgs {
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
     /// Print one JSON object per check
     #[arg(long)]
     pub(crate) json: bool,

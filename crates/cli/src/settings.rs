@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tesseral_infer::{Dtype, Options, Potential};
+use tesseral_infer::{Dtype, Engine, Options, Potential};
 use tesseral_models::{Cache, Manifest, default_manifest};
 use tesseral_potentials::artifact::Artifact;
 
-use crate::args::{DtypeArg, ModelArgs};
+use crate::args::{DtypeArg, EngineArg, EngineArgs, ModelArgs};
 use crate::errors::Hinted;
 
 /// File of another manifest, for tests and for mirrors.
@@ -33,12 +33,20 @@ pub(crate) fn manifest() -> Result<Manifest> {
 }
 
 /// A potential ready to evaluate.
-pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg) -> Result<Potential> {
+pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg, engine: EngineArgs) -> Result<Potential> {
     let dtype = match dtype {
         DtypeArg::F32 => Dtype::F32,
         DtypeArg::F64 => Dtype::F64,
     };
-    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone() })?)
+    if engine.exact_radial && engine.engine == EngineArg::Differentiable {
+        let message = "--exact-radial is about the compiled engine: the differentiable one has no tables";
+        return Err(Hinted::new(message).usage().into());
+    }
+    let engine = match engine.engine {
+        EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
+        EngineArg::Differentiable => Engine::Differentiable,
+    };
+    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine })?)
 }
 
 /// The artifact that a user means: nothing (the built-in one), a known name, an artifact, or a foreign checkpoint.

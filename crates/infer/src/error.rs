@@ -15,6 +15,25 @@ pub enum InferError {
     /// The model cannot be built, or not evaluate this structure.
     #[error(transparent)]
     Potential(#[from] PotentialError),
+    /// The architecture has no compiled form.
+    #[error("{what} cannot be compiled")]
+    NotCompiled {
+        /// Which part.
+        what: String,
+    },
+    /// Radial functions that tables do not reproduce well enough.
+    #[error(
+        "the radial functions cannot be tabulated: with {intervals} intervals their values are off by {value:.1e} and their slopes by \
+         {slope:.1e} of the largest"
+    )]
+    Table {
+        /// Error of the values, relative to the largest.
+        value: f64,
+        /// Error of the slopes, relative to the largest.
+        slope: f64,
+        /// Intervals of the finest table tried.
+        intervals: usize,
+    },
     /// The model gives numbers that are none.
     #[error("the model's energy for this structure is {energy}, {what}")]
     NotFinite {
@@ -33,7 +52,8 @@ impl InferError {
             Self::NotFinite { .. } => Some(
                 "the structure is far from anything the model was trained on (atoms much too close?); with f32, try --dtype f64".into(),
             ),
-            Self::Structure(_) | Self::NoAtoms => None,
+            Self::NotCompiled { .. } => Some("evaluate it with `--engine differentiable`".into()),
+            Self::Structure(_) | Self::NoAtoms | Self::Table { .. } => None,
         }
     }
 }

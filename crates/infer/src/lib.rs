@@ -3,12 +3,13 @@
 //! [`Potential`] is the handle: an artifact made ready for one precision and head. It batches structures, checks them, and gives one result
 //! for each.
 
+pub mod compiled;
 pub mod error;
 pub mod metrics;
 pub mod potential;
 pub mod verify;
 
 pub use error::InferError;
-pub use potential::{Dtype, Options, Potential};
+pub use potential::{Dtype, Engine, Options, Potential};
 pub use tesseral_ops::runtime::prepare_evaluation;
 pub use tesseral_potentials::Evaluation;

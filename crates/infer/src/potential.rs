@@ -6,6 +6,7 @@ use tesseral_atoms::Structure;
 use tesseral_potentials::batch::PreparedStructure;
 use tesseral_potentials::{Artifact, Evaluation, Header, Model};
 
+use crate::compiled::Compiled;
 use crate::error::InferError;
 
 /// Precision of the computation. Geometry, energy sums and forces of atoms are in f64 always.
@@ -18,6 +19,24 @@ pub enum Dtype {
     F64,
 }
 
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Explicit passes lowered from the checkpoint ([`crate::compiled`]).
+    Compiled {
+        /// Whether radial functions are evaluated by their networks for every edge, rather than read from tables.
+        exact_radial: bool,
+    },
+    /// The network as candle modules: slower, and what everything else is checked against.
+    Differentiable,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::Compiled { exact_radial: false }
+    }
+}
+
 /// How a potential is to be evaluated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
@@ -25,14 +44,26 @@ pub struct Options {
     pub dtype: Dtype,
     /// A MACE head or SevenNet modality by name; may be left out where there is one, or one called "default".
     pub head: Option<String>,
+    /// What computes.
+    pub engine: Engine,
 }
 
-/// Edges that are evaluated together: enough to keep all threads busy, little enough that memory stays small.
+/// Edges that the differentiable engine evaluates together: enough to keep all threads busy, little enough that memory stays small.
 const BATCH_EDGES: usize = 40_000;
+
+/// Structures with fewer atoms than this are compiled engines' work for one thread each, if there are many.
+const SMALL: usize = 4096;
+
+enum Network {
+    Differentiable(Box<Model>),
+    Single(Compiled<f32>),
+    Double(Compiled<f64>),
+}
 
 /// A model for one precision and head.
 pub struct Potential {
-    model: Model,
+    header: Header,
+    network: Network,
     head: u32,
 }
 
@@ -40,24 +71,23 @@ impl Potential {
     /// Builds the network.
     ///
     /// # Errors
-    /// If the artifact is damaged or there is no such head.
+    /// If the artifact is damaged, there is no such head, or the architecture has no compiled form ([`InferError::NotCompiled`]).
     pub fn new(artifact: &Artifact, options: &Options) -> Result<Self, InferError> {
         let head = tesseral_potentials::model::head_index(artifact.header(), options.head.as_deref())?;
-        let dtype = match options.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
+        let network = match (options.engine, options.dtype) {
+            (Engine::Differentiable, dtype) => {
+                let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::F64 };
+                Network::Differentiable(Box::new(Model::load(artifact, dtype, &Device::Cpu)?))
+            }
+            (Engine::Compiled { exact_radial }, Dtype::F32) => Network::Single(Compiled::new(artifact, head, exact_radial)?),
+            (Engine::Compiled { exact_radial }, Dtype::F64) => Network::Double(Compiled::new(artifact, head, exact_radial)?),
         };
-        Ok(Self { model: Model::load(artifact, dtype, &Device::Cpu)?, head })
+        Ok(Self { header: artifact.header().clone(), network, head })
     }
 
     /// What the artifact says about itself.
     pub fn header(&self) -> &Header {
-        self.model.header()
-    }
-
-    /// The differentiable model underneath.
-    pub fn model(&self) -> &Model {
-        &self.model
+        &self.header
     }
 
     /// A rough measure of the work for a structure: atoms and edges, from its density, without listing neighbours.
@@ -73,14 +103,23 @@ impl Potential {
     /// Energies, forces and stresses; one result for each structure. The order of results is that of the structures, and one that
     /// cannot be evaluated does not disturb the others.
     pub fn evaluate(&self, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
-        let prepared: Vec<Result<PreparedStructure, InferError>> = structures.par_iter().map(|s| self.prepare(s)).collect();
+        match &self.network {
+            Network::Differentiable(model) => self.evaluate_batched(model, structures),
+            Network::Single(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
+            Network::Double(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
+        }
+    }
+
+    fn evaluate_batched(&self, model: &Model, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
+        let prepared: Vec<Result<PreparedStructure, InferError>> =
+            structures.par_iter().map(|s| check(s).and_then(|()| Ok(model.prepare(s)?))).collect();
         let mut results: Vec<Option<Result<Evaluation, InferError>>> = (0..structures.len()).map(|_| None).collect();
         let mut batch: Vec<usize> = Vec::new();
         let mut edges = 0;
         let good = prepared.iter().enumerate().filter_map(|(k, p)| p.as_ref().ok().map(|p| (k, p.num_edges() + p.num_atoms())));
         for (k, cost) in good {
             if !batch.is_empty() && edges + cost > BATCH_EDGES {
-                self.evaluate_batch(&batch, &prepared, structures, &mut results);
+                self.evaluate_batch(model, &batch, &prepared, structures, &mut results);
                 batch.clear();
                 edges = 0;
             }
@@ -88,7 +127,7 @@ impl Potential {
             edges += cost;
         }
         if !batch.is_empty() {
-            self.evaluate_batch(&batch, &prepared, structures, &mut results);
+            self.evaluate_batch(model, &batch, &prepared, structures, &mut results);
         }
         prepared
             .into_iter()
@@ -101,17 +140,10 @@ impl Potential {
             .collect()
     }
 
-    fn prepare(&self, structure: &Structure) -> Result<PreparedStructure, InferError> {
-        if structure.is_empty() {
-            return Err(InferError::NoAtoms);
-        }
-        structure.validate()?;
-        Ok(self.model.prepare(structure)?)
-    }
-
     /// Evaluates the structures of one batch; if it fails as a whole, one by one, so that the error finds its structure.
     fn evaluate_batch(
         &self,
+        model: &Model,
         batch: &[usize],
         prepared: &[Result<PreparedStructure, InferError>],
         structures: &[Structure],
@@ -119,7 +151,7 @@ impl Potential {
     ) {
         let parts: Vec<&PreparedStructure> = batch.iter().filter_map(|&k| prepared[k].as_ref().ok()).collect();
         let of: Vec<&Structure> = batch.iter().map(|&k| &structures[k]).collect();
-        match self.model.batch(&parts, &of, self.head).and_then(|b| self.model.evaluate(&b)) {
+        match model.batch(&parts, &of, self.head).and_then(|b| model.evaluate(&b)) {
             Ok(evaluations) => {
                 for (&k, evaluation) in batch.iter().zip(evaluations) {
                     results[k] = Some(finite(evaluation));
@@ -128,10 +160,30 @@ impl Potential {
             Err(e) if batch.len() == 1 => results[batch[0]] = Some(Err(e.into())),
             Err(_) => {
                 for &k in batch {
-                    self.evaluate_batch(&[k], prepared, structures, results);
+                    self.evaluate_batch(model, &[k], prepared, structures, results);
                 }
             }
         }
+    }
+}
+
+fn check(structure: &Structure) -> Result<(), InferError> {
+    if structure.is_empty() {
+        return Err(InferError::NoAtoms);
+    }
+    Ok(structure.validate()?)
+}
+
+/// Many small structures get a thread each; large ones all threads, one after another. The results are the same either way.
+fn evaluate_each(
+    structures: &[Structure],
+    evaluate: impl Fn(&Structure, bool) -> Result<Evaluation, InferError> + Sync,
+) -> Vec<Result<Evaluation, InferError>> {
+    let one = |s: &Structure, parallel| check(s).and_then(|()| evaluate(s, parallel)).and_then(finite);
+    if structures.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) {
+        structures.par_iter().with_max_len(1).map(|s| one(s, false)).collect()
+    } else {
+        structures.iter().map(|s| one(s, true)).collect()
     }
 }
 

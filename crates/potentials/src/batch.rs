@@ -56,22 +56,16 @@ impl PreparedStructure {
     /// An element that the model does not know (with the atom's index); positions that are not finite; a periodic cell without volume; two atoms on
     /// one spot.
     pub fn new(structure: &Structure, elements: &[u8], cutoff: f64) -> Result<Self> {
-        let species = structure
-            .numbers
-            .iter()
-            .enumerate()
-            .map(|(atom, z)| match elements.iter().position(|e| e == z) {
-                Some(s) => Ok(s as u32),
-                None => Err(PotentialError::UnknownElement {
-                    symbol: elements::symbol(*z).map_or_else(|| format!("Z={z}"), str::to_owned),
-                    atom,
-                    known: element_list(elements),
-                }),
-            })
-            .collect::<Result<_>>()?;
+        let species = species_of(structure, elements)?;
         let list = neighbor_list(&structure.cell.vectors, structure.pbc, &structure.positions, cutoff)?;
         let volume = (structure.pbc == [true; 3]).then(|| structure.cell.volume());
         Ok(Self { species, offsets: list.offsets, neighbors: list.neighbors, reverse: list.reverse, vectors: list.vectors, volume })
+    }
+
+    /// Atoms of these species that do not see one another.
+    pub(crate) fn without_edges(species: Vec<u32>) -> Self {
+        let offsets = vec![0; species.len() + 1];
+        Self { species, offsets, neighbors: Vec::new(), reverse: Vec::new(), vectors: Vec::new(), volume: None }
     }
 
     /// How many atoms.
@@ -83,6 +77,22 @@ impl PreparedStructure {
     pub fn num_edges(&self) -> usize {
         self.neighbors.len()
     }
+}
+
+/// The species index of each atom: the position of its element in the model's list.
+///
+/// # Errors
+/// [`PotentialError::UnknownElement`], naming the first atom whose element is not in it.
+pub fn species_of(structure: &Structure, elements: &[u8]) -> Result<Vec<u32>> {
+    let of_atom = |(atom, z): (usize, &u8)| match elements.iter().position(|e| e == z) {
+        Some(s) => Ok(s as u32),
+        None => Err(PotentialError::UnknownElement {
+            symbol: elements::symbol(*z).map_or_else(|| format!("Z={z}"), str::to_owned),
+            atom,
+            known: element_list(elements),
+        }),
+    };
+    structure.numbers.iter().enumerate().map(of_atom).collect()
 }
 
 /// "H, He, …": the symbols of a list of elements, shortened when long.

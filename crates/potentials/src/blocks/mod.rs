@@ -46,7 +46,7 @@ pub fn e3nn_gain(name: &str) -> Result<f64> {
 ///
 /// # Errors
 /// If the channels do not add up.
-pub(crate) fn gate_spec(irreps_out: &Irreps, irreps_gate: &Irreps, activations: &GateActivations) -> Result<GateSpec> {
+pub fn gate_spec(irreps_out: &Irreps, irreps_gate: &Irreps, activations: &GateActivations) -> Result<GateSpec> {
     let scaled = |even: &str, odd: &str, parity| -> Result<ScaledActivation> {
         let a = activation(if parity == Parity::Even { even } else { odd }, 1.0)?.activation;
         Ok(if activations.normalize { a.e3nn() } else { a.plain() })

@@ -6,7 +6,7 @@ use tesseral_o3::{Irrep, Irreps, MulIrrep};
 use tesseral_ops::gate::{Activation, activate};
 
 use super::config::{FieldConfig, FieldKind, MaceConfig};
-use crate::batch::Batch;
+use crate::batch::{Batch, PreparedStructure};
 use crate::blocks::{EquivariantLinear, LinearOptions};
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
@@ -17,7 +17,7 @@ enum Embedder {
 }
 
 /// The joint embedding of all fields.
-pub(super) struct Fields {
+pub struct Fields {
     fields: Vec<(FieldConfig, Embedder)>,
     /// `[sum of widths, K]`
     project: Tensor,
@@ -25,7 +25,11 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    pub(super) fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
+    /// Reads the tensors of all fields.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
         let channels = config.channels();
         let mut width = 0;
         let fields = config
@@ -98,6 +102,20 @@ impl Fields {
             .collect()
     }
 
+    /// Initial features `[N, K]` of the atoms of one structure from those of their species, `embedding` `[Z, K]`, and the energies that these features
+    /// have of their own, `[N, heads]`. Neither depends on positions.
+    ///
+    /// # Errors
+    /// If a value is out of range.
+    pub fn embed(&self, structure: &Structure, species: &[u32], embedding: &Tensor) -> Result<(Tensor, Option<Tensor>)> {
+        let values = self.values(&[structure])?;
+        let batch = Batch::new(&[&PreparedStructure::without_edges(species.to_vec())], &structure_elements(embedding)?, vec![0], values)?;
+        let x = embedding.index_select(&batch.species_tensor(embedding.device())?, 0)?;
+        let x = (&x + self.forward(&batch, &x)?)?;
+        let energies = self.energies(&batch, &x)?;
+        Ok((x, energies))
+    }
+
     /// What is added to the initial features, `[N, K]`.
     pub(super) fn forward(&self, batch: &Batch, like: &Tensor) -> Result<Tensor> {
         let mut columns = Vec::new();
@@ -123,4 +141,9 @@ impl Fields {
     pub(super) fn energies(&self, batch: &Batch, features: &Tensor) -> Result<Option<Tensor>> {
         self.readout.as_ref().map(|r| r.forward(features, &batch.groups, None)).transpose()
     }
+}
+
+/// A placeholder for each species: nothing of an embedding depends on atomic numbers.
+fn structure_elements(embedding: &Tensor) -> Result<Vec<u8>> {
+    Ok(vec![0; embedding.dim(0)?])
 }

@@ -48,7 +48,7 @@ enum Extra {
 }
 
 /// What the gate of the non-linear block takes in: scalars, one 0e gate for each gated channel, gated irreps.
-fn gate_irreps(target: &Irreps) -> Irreps {
+pub fn gate_irreps(target: &Irreps) -> Irreps {
     let gated: usize = target.iter().filter(|b| b.irrep.l > 0).map(|b| b.mul).sum();
     let mut blocks: Vec<MulIrrep> = target.iter().filter(|b| b.irrep.l == 0).copied().collect();
     if gated > 0 {
@@ -59,7 +59,7 @@ fn gate_irreps(target: &Irreps) -> Irreps {
 }
 
 /// SiLU on scalars, sigmoid on gates, with their second-moment factors (mace/modules/gate.py).
-fn gate_activations() -> GateActivations {
+pub fn gate_activations() -> GateActivations {
     GateActivations {
         scalars_even: "silu".into(),
         scalars_odd: "tanh".into(),

@@ -19,10 +19,13 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::parameters::Parameters;
 use crate::validation::edge_degree;
-use fields::Fields;
+pub use fields::Fields;
 use interaction::InteractionBlock;
+pub use interaction::{gate_activations, gate_irreps};
 use product::ProductBasis;
-use radial::{RadialFeatures, Repulsion};
+pub use product::product_basis;
+use radial::RadialFeatures;
+pub use radial::Repulsion;
 use readout::{Readout, select_head};
 
 /// A MACE network.

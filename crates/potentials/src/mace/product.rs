@@ -29,52 +29,79 @@ fn common_channels(irreps: &Irreps, what: &str) -> Result<usize> {
     }
 }
 
+/// The symmetric bases of a layer, the weights `[Z or 1, paths, K]` of each (output blocks, then degrees from 1 on; flat, f64), and the channels K.
+///
+/// # Errors
+/// If a tensor is missing or does not fit.
+pub fn product_basis(
+    model: &MaceConfig,
+    config: &LayerConfig,
+    p: &Parameters<'_>,
+    t: usize,
+) -> Result<(SymmetricBasis, Vec<Vec<f64>>, usize)> {
+    let name = format!("layers.{t}.product");
+    let (basis, shapes, channels) = read_basis(model, config, p, &name)?;
+    let weights = shapes.iter().map(|(name, shape)| p.constants(name, shape)).collect::<Result<_>>()?;
+    Ok((basis, weights, channels))
+}
+
+/// The bases, and name and shape of the weights of each.
+fn read_basis(
+    model: &MaceConfig,
+    config: &LayerConfig,
+    p: &Parameters<'_>,
+    name: &str,
+) -> Result<(SymmetricBasis, Vec<(String, [usize; 3])>, usize)> {
+    let channels = common_channels(&config.irreps_target, name)?;
+    if common_channels(&config.irreps_out, name)? != channels {
+        return Err(config_error(name, format!("{} and {} differ in channels", config.irreps_target, config.irreps_out)));
+    }
+    let components = config.irreps_target.dim() / channels;
+    let rows = if config.element_dependent_product { model.elements.len() } else { 1 };
+    let (mut blocks, mut weights) = (Vec::new(), Vec::new());
+    for (b, block) in config.irreps_out.iter().enumerate() {
+        let mut bases = Vec::new();
+        for nu in 1..=config.correlation {
+            let (indices, shape) = p.table(&format!("{name}.{b}.monomials.{nu}"))?;
+            let basis_name = format!("{name}.{b}.basis.{nu}");
+            let basis_shape = p.shape(&basis_name)?;
+            let &[outputs, terms, paths] = basis_shape.as_slice() else {
+                return Err(config_error(&basis_name, format!("expected three dimensions, got {basis_shape:?}")));
+            };
+            if shape != [terms, nu] || outputs != block.irrep.dim() {
+                return Err(config_error(
+                    &basis_name,
+                    format!("shape {basis_shape:?} fits neither {} nor its monomials {shape:?}", block.irrep),
+                ));
+            }
+            let indices = indices
+                .into_iter()
+                .map(|i| u32::try_from(i).map_err(|_| config_error(&basis_name, format!("component {i} of a monomial is out of range"))))
+                .collect::<Result<Vec<_>>>()?;
+            let values = p.constants(&basis_name, &basis_shape)?;
+            bases.push(
+                Monomials::from_parts(outputs, components, nu, paths, indices, values)
+                    .map_err(|e| config_error(&basis_name, e.to_string()))?,
+            );
+            weights.push((format!("{name}.{b}.weights.{nu}"), [rows, paths, channels]));
+        }
+        blocks.push(bases);
+    }
+    let basis = SymmetricBasis::new(&blocks, 0.0).map_err(|e| config_error(name, e.to_string()))?;
+    Ok((basis, weights, channels))
+}
+
 impl ProductBasis {
     pub(super) fn new(model: &MaceConfig, config: &LayerConfig, p: &Parameters<'_>, t: usize) -> Result<Self> {
         let name = format!("layers.{t}.product");
-        let channels = common_channels(&config.irreps_target, &name)?;
-        if common_channels(&config.irreps_out, &name)? != channels {
-            return Err(config_error(&name, format!("{} and {} differ in channels", config.irreps_target, config.irreps_out)));
-        }
-        let components = config.irreps_target.dim() / channels;
-        let rows = if config.element_dependent_product { model.elements.len() } else { 1 };
-        let (mut blocks, mut weights) = (Vec::new(), Vec::new());
-        for (b, block) in config.irreps_out.iter().enumerate() {
-            let mut bases = Vec::new();
-            for nu in 1..=config.correlation {
-                let (indices, shape) = p.table(&format!("{name}.{b}.monomials.{nu}"))?;
-                let basis_name = format!("{name}.{b}.basis.{nu}");
-                let basis_shape = p.shape(&basis_name)?;
-                let &[outputs, terms, paths] = basis_shape.as_slice() else {
-                    return Err(config_error(&basis_name, format!("expected three dimensions, got {basis_shape:?}")));
-                };
-                if shape != [terms, nu] || outputs != block.irrep.dim() {
-                    return Err(config_error(
-                        &basis_name,
-                        format!("shape {basis_shape:?} fits neither {} nor its monomials {shape:?}", block.irrep),
-                    ));
-                }
-                let indices = indices
-                    .into_iter()
-                    .map(|i| {
-                        u32::try_from(i).map_err(|_| config_error(&basis_name, format!("component {i} of a monomial is out of range")))
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                let values = p.constants(&basis_name, &basis_shape)?;
-                bases.push(
-                    Monomials::from_parts(outputs, components, nu, paths, indices, values)
-                        .map_err(|e| config_error(&basis_name, e.to_string()))?,
-                );
-                weights.push(p.get(&format!("{name}.{b}.weights.{nu}"), &[rows, paths, channels])?);
-            }
-            blocks.push(bases);
-        }
+        let (basis, shapes, channels) = read_basis(model, config, p, &name)?;
+        let weights = shapes.iter().map(|(name, shape)| p.get(name, shape)).collect::<Result<_>>()?;
         let options = LinearOptions { fan_in_factor: 1, ..LinearOptions::default() };
         Ok(Self {
-            basis: SymmetricBasis::new(&blocks, 0.0).map_err(|e| config_error(&name, e.to_string()))?,
+            basis,
             weights,
             by_element: config.element_dependent_product,
-            components,
+            components: config.irreps_target.dim() / channels,
             channels,
             linear: EquivariantLinear::new(p, &format!("{name}.linear"), &config.irreps_out, &config.irreps_out, options)?,
         })

@@ -100,14 +100,18 @@ fn covalent_radii(config: &MaceConfig, p: &Parameters<'_>) -> Result<Vec<f64>> {
 }
 
 /// The Ziegler–Biersack–Littmark repulsion with the constants of the checkpoint.
-pub(super) struct Repulsion {
+pub struct Repulsion {
     constants: ZblConstants,
     envelope_p: u32,
     radii: Vec<f64>,
 }
 
 impl Repulsion {
-    pub(super) fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
+    /// Reads the constants.
+    ///
+    /// # Errors
+    /// If they are missing or make no sense.
+    pub fn new(config: &MaceConfig, p: &Parameters<'_>) -> Result<Self> {
         let values = p.constants("zbl", &[7])?;
         let [exponent, prefactor, c0, c1, c2, c3, envelope] = values.as_slice() else {
             return Err(config_error("zbl", "seven constants are needed"));
@@ -123,6 +127,12 @@ impl Repulsion {
             envelope_p: *envelope as u32,
             radii: covalent_radii(config, p)?,
         })
+    }
+
+    /// Half the energy of one pair (eV) of atoms of species `u` and `v` with these atomic numbers, as a function of their distance.
+    pub fn pair(&self, (u, v): (usize, usize), numbers: (u8, u8)) -> Option<ScalarFunction> {
+        let end = self.radii[u] + self.radii[v];
+        self.constants.pair_energy(&[u32::from(numbers.0)], &[u32::from(numbers.1)], &[end], self.envelope_p)
     }
 
     /// Half the energy of each pair, summed on the centre: eV, `[N]`.

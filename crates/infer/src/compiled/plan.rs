@@ -1,0 +1,138 @@
+//! A checkpoint lowered for one head and precision: what the engine executes.
+
+use tesseral_ops::linear::LinearSpec;
+use tesseral_ops::radial::ScalarFunction;
+use tesseral_ops::slab::HasSlabs;
+use tesseral_potentials::mace::Fields;
+use tesseral_potentials::{Architecture, Artifact, Parameters, PotentialError};
+
+use super::convolution::Convolution;
+use super::linear::Linear;
+use super::node::Node;
+use super::radial::{Pair, RadialBasis};
+use super::rows::{Rows, Shape};
+use crate::InferError;
+
+/// One message-passing layer.
+pub(super) struct Layer<T> {
+    pub(super) convolution: Convolution<T>,
+    /// Features that come in, what is sent along edges, messages, features that go out.
+    pub(super) features: Shape,
+    pub(super) sent: Shape,
+    pub(super) messages: Shape,
+    pub(super) out: Shape,
+    pub(super) node: Node<T>,
+    /// What the next layer sends, from the features that go out; its rows are multiplied with a number for each species, if there are any.
+    pub(super) up: Option<(Linear<T>, Vec<f64>)>,
+}
+
+/// Where the first layer starts.
+pub(super) struct Initial<T> {
+    /// Features of each species, `[Z]` rows.
+    pub(super) x: Rows<T>,
+    /// What atoms of each species send first.
+    pub(super) sent: Rows<T>,
+    /// Charge, spin and the like, which make it differ from atom to atom.
+    pub(super) fields: Option<FieldEmbedding<T>>,
+}
+
+/// The initial features of models with embedded fields.
+pub(super) struct FieldEmbedding<T> {
+    pub(super) fields: Fields,
+    /// `[Z, K]`
+    pub(super) embedding: candle_core::Tensor,
+    /// What is sent, from the initial features.
+    pub(super) up: Linear<T>,
+    pub(super) head: usize,
+}
+
+/// From what the readouts give to the energy of an atom, by species: scale · readouts + shift, eV.
+pub(super) struct Energies {
+    pub(super) scale: Vec<f64>,
+    pub(super) shift: Vec<f64>,
+}
+
+/// A pair repulsion.
+pub(super) struct PairEnergy {
+    /// Half the energy of a pair, eV, as a function of the distance.
+    pub(super) of_pair: Box<dyn Fn(Pair) -> Option<ScalarFunction> + Send + Sync>,
+    /// Whether the scale of the readouts applies to it.
+    pub(super) scaled: bool,
+}
+
+/// A lowered model.
+pub(super) struct Plan<T> {
+    pub(super) cutoff: f64,
+    pub(super) lmax: usize,
+    pub(super) normalize: bool,
+    pub(super) basis: RadialBasis,
+    pub(super) initial: Initial<T>,
+    pub(super) layers: Vec<Layer<T>>,
+    pub(super) energies: Energies,
+    pub(super) pair_energy: Option<PairEnergy>,
+    pub(super) species: usize,
+}
+
+impl<T: HasSlabs> Plan<T> {
+    pub(super) fn new(artifact: &Artifact, head: u32) -> Result<Self, InferError> {
+        let p = Parameters::frozen(artifact, candle_core::DType::F64, &candle_core::Device::Cpu);
+        let plan = match &artifact.header().architecture {
+            Architecture::Mace(config) => super::mace::lower(config, &p, head as usize)?,
+            Architecture::Nequip(config) => super::nequip::lower(config, &p, head as usize)?,
+        };
+        Ok(plan)
+    }
+
+    /// Floating-point operations of one evaluation, those that no arrangement of the computation avoids: radial tables, products and sums over `edges`,
+    /// linear maps and polynomials of `atoms`.
+    pub(super) fn flops(&self, atoms: usize, edges: usize) -> f64 {
+        let lanes = tesseral_ops::slab::width::<T>();
+        let of_layer = |layer: &Layer<T>| {
+            let [forward, adjoint] = layer.convolution.plan.operations(layer.convolution.unit);
+            let up = layer.up.as_ref().map_or(0, |(up, _)| 2 * up.operations());
+            2.0 * (edges as f64 * (lanes * (forward + adjoint)) as f64 + atoms as f64 * (layer.node.operations() + up) as f64)
+        };
+        self.layers.iter().map(of_layer).sum()
+    }
+
+    /// Constants of the first layer for rows of initial features and what they send.
+    pub(super) fn constants(&self, x: &Rows<T>, sent: &Rows<T>, atoms: usize, groups: &[super::linear::Group]) -> Vec<Rows<T>> {
+        self.layers[0].node.constants(&x.views(), &sent.views(), atoms, groups)
+    }
+}
+
+pub(super) fn config_error(what: impl Into<String>, reason: impl ToString) -> PotentialError {
+    PotentialError::Config { what: what.into(), reason: reason.to_string() }
+}
+
+/// Multiplies each row with the factor of its species; no factors, nothing to do.
+pub(super) fn scale_rows<T: HasSlabs>(shape: &Shape, factors: &[f64], species: impl Fn(usize) -> u32, rows: &mut [&mut [T]]) {
+    if factors.is_empty() {
+        return;
+    }
+    for (b, block) in rows.iter_mut().enumerate() {
+        for (i, row) in block.chunks_exact_mut(shape.row(b)).enumerate() {
+            let factor = T::of(factors[species(i) as usize]);
+            row.iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+}
+
+/// A linear map on rows of the unpadded layout, in f64.
+pub(super) fn apply_plain(spec: &LinearSpec, flat: &[f64], x: &[f64]) -> Vec<f64> {
+    let n = x.len() / spec.dim_in.max(1);
+    let mut y = vec![0.0; n * spec.dim_out];
+    for i in 0..n {
+        for w in &spec.instructions {
+            for m in 0..w.components {
+                for u in 0..w.mul_in {
+                    let x = x[i * spec.dim_in + w.in_offset + m * w.mul_in + u] * w.scale;
+                    let weights = &flat[w.weight_offset + u * w.mul_out..][..w.mul_out];
+                    let y = &mut y[i * spec.dim_out + w.out_offset + m * w.mul_out..][..w.mul_out];
+                    y.iter_mut().zip(weights).for_each(|(y, w)| *y += x * w);
+                }
+            }
+        }
+    }
+    y
+}
