@@ -1,6 +1,6 @@
 """Times Tesseral and its peers on the same structures and prints a table of ratios. Called by scripts/bench_peers.sh.
 
-Every contender evaluates energy, forces and stress in float32, neighbour list included, loading excluded; best of --reps. All run one after
+Every contender evaluates energy, forces and stress in one precision, neighbour list included, loading excluded; best of --reps. All run one after
 another, --rounds times over, and the best round counts: on a shared machine compare numbers of one run only. Everybody's forces are compared
 with float64 ones of the model's own Python package, computed in the same run: the column says max|F - F64| / max|F64|.
 """
@@ -38,27 +38,37 @@ def run_peer(peer: str, model: str, dtype: str, threads: int, reps: int, files: 
     return {r["system"]: r for r in records}
 
 
-def run_tesseral(model: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
-    """The same records from `tesseral evaluate --json --repeat N`, one process per structure.
+def run_tesseral(model: str, dtype: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
+    """The same records: forces from `tesseral evaluate --json`, times from `tesseral bench --json`, which moves the atoms as the others' loop does.
 
-    Expected on stdout: one JSON object per structure (or a list of them) with `energy`, `forces` and `seconds`, the time of one
-    evaluation without loading.
+    The neighbour list is kept within a skin, as symmetrix keeps its own. One process per structure.
     """
     path, _, modal = model.partition("@")
+    head = ["--head", modal] if modal else []
     records = {}
     for file in files:
-        command = ["cargo", "run", "--release", "--quiet", "--", "evaluate", str(file), "-m", path, "--json", "--dtype", "f32", "--repeat", str(reps)]
-        command += ["--head", modal] if modal else []
-        done = subprocess.run(command, env=dict(os.environ, RAYON_NUM_THREADS=str(threads)), capture_output=True, text=True)
-        if done.returncode:
-            print(f"tesseral failed on {file}: {done.stderr.strip()[-600:]}", file=sys.stderr)
+        forces = tesseral(["evaluate", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], *head], threads)
+        times = tesseral(["bench", "--structure", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], "--steps", str(max(reps, 1)), *head], threads)
+        if forces is None or times is None:
             continue
-        result = parse_json(done.stdout)
+        atoms = len(forces["forces"])
         records[file.stem] = {
-            "system": file.stem, "atoms": len(result["forces"]), "energy": result["energy"], "forces": result["forces"],
-            "seconds": result.get("seconds"), "cpu_seconds": result.get("cpu_seconds"), "load_seconds": result.get("load_seconds"), "peak_mib": result.get("peak_mib"),
+            "system": file.stem, "atoms": atoms, "energy": forces["energy"], "forces": forces["forces"], "seconds": 1e-6 * times["us_per_atom"] * atoms,
+            "cpu_seconds": sum(s["cpu_seconds"] for s in times["stages"]), "load_seconds": times["load_seconds"], "peak_mib": None, "bench": times,
         }
     return records
+
+
+DTYPES = {"float32": "f32", "float64": "f64"}
+
+
+def tesseral(arguments: list[str], threads: int) -> dict | None:
+    command = ["cargo", "run", "--release", "--quiet", "--", *arguments, "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"tesseral {arguments[0]} failed: {done.stderr.strip()[-600:]}", file=sys.stderr)
+        return None
+    return parse_json(done.stdout)
 
 
 def parse_json(text: str) -> dict:
@@ -110,6 +120,7 @@ def main() -> None:
     parser.add_argument("--sevennet", action="append", default=[], metavar="FILE.pth[@MODAL]", help="a SevenNet checkpoint, or a folder name of sevenn/pretrained_potentials; repeatable")
     parser.add_argument("--systems", default="si64,si216,nacl216,water192")
     parser.add_argument("--contenders", default="tesseral,mace-torch,symmetrix,sevenn")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=1)
@@ -125,7 +136,7 @@ def main() -> None:
         files.append(args.out.resolve() / f"{name}.xyz")
         write(files[-1], system(name), format="extxyz")
     wanted = args.contenders.split(",")
-    print(f"load {os.getloadavg()[0]:.1f}, {args.threads} threads, best of {args.reps} in each of {args.rounds} rounds, float32, energy + forces + stress")
+    print(f"load {os.getloadavg()[0]:.1f}, {args.threads} threads, best of {args.reps} in each of {args.rounds} rounds, {args.dtype}, energy + forces + stress")
 
     everything = []
     for family, model in [("mace", m) for m in args.mace] + [("sevennet", m) for m in args.sevennet]:
@@ -140,12 +151,12 @@ def main() -> None:
         for _ in range(args.rounds):
             for contender in wanted:
                 if contender == "tesseral":
-                    rounds.setdefault(contender, []).append(run_tesseral(model, args.threads, args.reps, files))
+                    rounds.setdefault(contender, []).append(run_tesseral(model, args.dtype, args.threads, args.reps, files))
                 elif contender in PEERS[family]:
-                    rounds.setdefault(contender, []).append(run_peer(contender, model, "float32", args.threads, args.reps, files))
+                    rounds.setdefault(contender, []).append(run_peer(contender, model, args.dtype, args.threads, args.reps, files))
         results = {contender: best(records) for contender, records in rounds.items()}
         table(family, model, results, reference, systems)
-        everything.append({"family": family, "model": Path(model).name, "threads": args.threads, "load": os.getloadavg()[0],
+        everything.append({"family": family, "model": Path(model).name, "dtype": args.dtype, "threads": args.threads, "load": os.getloadavg()[0],
             "results": {c: {s: {k: v for k, v in r.items() if k != "forces"} for s, r in records.items()} for c, records in results.items()}})
     (args.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     print(f"\nload {os.getloadavg()[0]:.1f}; written: {args.out / 'results.json'}")

@@ -60,7 +60,7 @@ fn deviation<T: HasSlabs>(
 ) -> Result<Deviation, InferError> {
     let mut worst = Deviation::default();
     for head in 0..heads {
-        let compiled = Compiled::<T>::new(artifact, head, exact)?;
+        let compiled = Compiled::<T>::new(artifact, head, exact, None)?;
         for frame in frames {
             worst.add(&compiled.evaluate(frame, true)?, &differentiable(model, frame, head));
         }
@@ -102,4 +102,171 @@ fn sevennet_models() {
     for golden in golden("sevennet") {
         conforms(&golden.name, &golden.artifact, &golden.frames);
     }
+}
+
+/// Rattled rock salt of `2 · repeats³ · 4` atoms of two elements: several domains for every pass.
+fn crystal(repeats: usize, a: f64, elements: [u8; 2]) -> Structure {
+    let mut random = tesseral_testkit::Random::new(11);
+    let mut crystal = Structure { pbc: [true; 3], ..Structure::default() };
+    for k in 0..3 {
+        crystal.cell.vectors[k][k] = a * repeats as f64;
+    }
+    let side = 2 * repeats;
+    for n in 0..side.pow(3) {
+        let site = [n / (side * side), n / side % side, n % side];
+        crystal.positions.push(site.map(|x| x as f64 * 0.5 * a + 0.08 * random.number()));
+        crystal.numbers.push(elements[site.iter().sum::<usize>() % 2]);
+    }
+    crystal
+}
+
+fn built_in() -> Artifact {
+    Artifact::from_static(tesseral_models::default_artifact(), "built-in model").unwrap()
+}
+
+#[test]
+fn published_models_on_many_domains() {
+    let mut models = vec![("SevenNet-0".to_owned(), built_in(), crystal(3, 5.64, [11, 17]))];
+    let checkpoints = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/reference/checkpoints");
+    for name in ["MACE_SPICE", "synth_mp0a_small", "synth_mp0b3_mpa0_medium", "synth_off23_small"] {
+        let path = checkpoints.join(format!("{name}.model"));
+        if !path.exists() {
+            eprintln!("skipped because ../shared is not there: {name}");
+            continue;
+        }
+        let artifact = tesseral_import::import(&path).unwrap();
+        let known = artifact.header().elements().to_vec();
+        let other = if known.contains(&6) { 6 } else { known[1] };
+        models.push((name.to_owned(), artifact, crystal(2, 4.2, [known[0], other])));
+    }
+    for (name, artifact, structure) in models {
+        conforms(&name, &artifact, &[structure]);
+    }
+}
+
+#[test]
+fn short_memory_changes_no_bit() {
+    let mace = golden("mace").into_iter().find(|g| g.name.ends_with("density_residual_both_edge_irreps")).unwrap();
+    let of_mace = [mace.artifact.header().elements()[0], *mace.artifact.header().elements().last().unwrap()];
+    for (artifact, structure) in [(built_in(), crystal(2, 5.64, [11, 17])), (mace.artifact, crystal(2, 5.0, of_mace))] {
+        let ample = Compiled::<f32>::new(&artifact, 0, false, None).unwrap();
+        let plan = ample.memory(&structure, 0.0);
+        assert!(plan.least < plan.bytes, "{plan:?}");
+        let short = Compiled::<f32>::new(&artifact, 0, false, Some((plan.least + plan.bytes) / 2)).unwrap();
+        assert_eq!(ample.evaluate(&structure, true).unwrap(), short.evaluate(&structure, true).unwrap());
+        let too_short = Compiled::<f32>::new(&artifact, 0, false, Some(plan.least / 2)).unwrap();
+        match too_short.evaluate(&structure, true) {
+            Err(InferError::Memory { needed, limit, .. }) => assert!(needed == plan.least && limit == plan.least / 2),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn steps_with_a_skin_are_what_single_evaluations_are() {
+    let (artifact, start) = (built_in(), crystal(2, 5.64, [11, 17]));
+    let compiled = Compiled::<f64>::new(&artifact, 0, false, None).unwrap();
+    let mut stepper = compiled.stepper();
+    let mut random = tesseral_testkit::Random::new(3);
+    let mut structure = start.clone();
+    for step in 0..8 {
+        // Small moves, then one beyond the skin, a changed cell, and other elements.
+        let size = if step == 4 { 0.5 } else { 0.02 };
+        structure.positions.iter_mut().flatten().for_each(|x| *x += size * random.number());
+        if step == 5 {
+            structure.cell.vectors[0][0] *= 1.01;
+        }
+        if step == 6 {
+            structure.numbers[0] = 19;
+        }
+        let (got, want) = (stepper.evaluate(&structure, 0.4).unwrap(), compiled.evaluate(&structure, true).unwrap());
+        let mut deviation = Deviation::default();
+        deviation.add(&got, &want);
+        assert!(deviation.worst() < 1e-12, "step {step}: {deviation:?}");
+    }
+}
+
+#[test]
+fn forces_from_tables_are_derivatives() {
+    let structure = crystal(1, 5.64, [11, 17]);
+    let compiled = Compiled::<f64>::new(&built_in(), 0, false, None).unwrap();
+    let forces = compiled.evaluate(&structure, true).unwrap().forces;
+    for atom in 0..structure.len() {
+        for axis in 0..3 {
+            let slope = tesseral_testkit::slope(1e-3, |delta| {
+                let mut moved = structure.clone();
+                moved.positions[atom][axis] += delta;
+                compiled.evaluate(&moved, true).unwrap().energy
+            });
+            assert!((slope + forces[atom][axis]).abs() < 1e-7, "atom {atom}, axis {axis}: {slope} and {}", forces[atom][axis]);
+        }
+    }
+}
+
+/// Drift of the total energy in eV/atom/ps, and its largest excursion in eV/atom, over `steps` of 1 fs (velocity Verlet) of rock salt that starts
+/// at about `kelvin`.
+fn drift<T: HasSlabs>(structure: &Structure, kelvin: f64, steps: usize) -> (f64, f64) {
+    /// Acceleration in Å/fs² of 1 eV/Å on 1 u.
+    const ACCELERATION: f64 = 9.648_533_212e-3;
+    const BOLTZMANN: f64 = 8.617_333_262e-5;
+    let compiled = Compiled::<T>::new(&built_in(), 0, false, None).unwrap();
+    let mut stepper = compiled.stepper();
+    let mut structure = structure.clone();
+    let n = structure.len();
+    let masses: Vec<f64> = structure.numbers.iter().map(|z| if *z == 11 { 22.99 } else { 35.45 }).collect();
+    let mut random = tesseral_testkit::Random::new(23);
+    let mut velocities: Vec<[f64; 3]> = masses
+        .iter()
+        .map(|m| std::array::from_fn(|_| (3.0 * BOLTZMANN * 2.0 * kelvin * ACCELERATION / m).sqrt() * random.number()))
+        .collect();
+    let momentum: [f64; 3] =
+        std::array::from_fn(|x| velocities.iter().zip(&masses).map(|(v, m)| v[x] * m).sum::<f64>() / masses.iter().sum::<f64>());
+    velocities.iter_mut().for_each(|v| (0..3).for_each(|x| v[x] -= momentum[x]));
+    let mut last = stepper.evaluate(&structure, 0.6).unwrap();
+    let mut totals = Vec::with_capacity(steps);
+    for _ in 0..steps {
+        for i in 0..n {
+            for x in 0..3 {
+                velocities[i][x] += 0.5 * last.forces[i][x] / masses[i] * ACCELERATION;
+                structure.positions[i][x] += velocities[i][x];
+            }
+        }
+        last = stepper.evaluate(&structure, 0.6).unwrap();
+        let mut kinetic = 0.0;
+        for i in 0..n {
+            for x in 0..3 {
+                velocities[i][x] += 0.5 * last.forces[i][x] / masses[i] * ACCELERATION;
+                kinetic += 0.5 * masses[i] * velocities[i][x] * velocities[i][x] / ACCELERATION;
+            }
+        }
+        totals.push((last.energy + kinetic) / n as f64);
+    }
+    // A straight line through the totals of the second half, when the thermal motion has set in.
+    let half = &totals[steps / 2..];
+    let (count, mean) = (half.len() as f64, half.iter().sum::<f64>() / half.len() as f64);
+    let middle = (count - 1.0) / 2.0;
+    let slope = half.iter().enumerate().map(|(k, e)| (k as f64 - middle) * (e - mean)).sum::<f64>()
+        / (0..half.len()).map(|k| (k as f64 - middle).powi(2)).sum::<f64>();
+    let excursion = totals.iter().map(|e| (e - totals[0]).abs()).fold(0.0, f64::max);
+    (slope * 1000.0, excursion)
+}
+
+#[test]
+fn energy_is_conserved() {
+    // The long run is `energy_is_conserved_over_20_000_steps`.
+    let structure = crystal(1, 5.64, [11, 17]);
+    let (slope, excursion) = drift::<f64>(&structure, 300.0, 1500);
+    println!("f64: {slope:.1e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
+    assert!(slope.abs() < 2e-5 && excursion < 1e-3, "{slope} {excursion}");
+}
+
+#[test]
+#[ignore = "minutes long: 20,000 steps of 216 atoms; cargo test --release -p tesseral-tests --test compiled -- --ignored --nocapture"]
+fn energy_is_conserved_over_20_000_steps() {
+    let structure = crystal(3, 5.64, [11, 17]);
+    let (single, excursion) = drift::<f32>(&structure, 600.0, 20_000);
+    println!("f32: {single:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
+    let (double, excursion) = drift::<f64>(&structure, 600.0, 20_000);
+    println!("f64: {double:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
+    assert!(double.abs() < 1e-6, "{double}");
 }

@@ -65,6 +65,9 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Check a potential: derivatives, symmetries, smoothness, precision
     Verify(VerifyArgs),
+    /// Time a potential on this machine, beside what the machine can do
+    #[command(after_help = BENCH_HELP)]
+    Bench(BenchArgs),
     /// Describe a model: architecture, elements, cutoff, heads, licence, provenance
     Info(InfoArgs),
     /// Convert a MACE, SevenNet or NequIP checkpoint to an artifact, without Python and without running any of its code
@@ -115,7 +118,7 @@ pub(crate) enum EngineArg {
     Differentiable,
 }
 
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct EngineArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t)]
@@ -123,6 +126,28 @@ pub(crate) struct EngineArgs {
     /// Evaluate radial networks for every edge instead of reading tables of them
     #[arg(long)]
     pub(crate) exact_radial: bool,
+    /// Memory that structures may take, such as 8GB or 500MB: near it, layers compute again what they would save [default: what the machine has free]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) memory: Option<usize>,
+}
+
+/// A size in bytes, with or without a decimal unit.
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor = match unit.trim().to_ascii_lowercase().trim_end_matches('b') {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        "ki" => 1024.0,
+        "mi" => 1048576.0,
+        "gi" => 1073741824.0,
+        other => return Err(format!("`{other}` is no unit: kB, MB, GB, TB, KiB, MiB and GiB are")),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| "a number with a unit, such as 8GB, is needed".to_owned())? * factor;
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as usize) } else { Err("a size of at least one byte is needed".to_owned()) }
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +183,9 @@ pub(crate) struct EvaluateArgs {
     /// Key of the reference stress in the input
     #[arg(long, value_name = "KEY")]
     pub(crate) stress_key: Option<String>,
+    /// Say what each structure would take, atoms, edges and memory, and evaluate nothing
+    #[arg(long, conflicts_with_all = ["output", "repeat", "per_atom"])]
+    pub(crate) plan: bool,
     /// Time each structure: evaluate it alone, once to warm up and N times more, and report the fastest
     #[arg(long, value_name = "N")]
     pub(crate) repeat: Option<NonZeroUsize>,
@@ -183,6 +211,37 @@ pub(crate) struct VerifyArgs {
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     /// Print one JSON object per check
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const BENCH_HELP: &str = "\
+Every step moves all atoms at random by about 0.005 Å and computes energy, forces and stress, as molecular dynamics does. The peak is that of fused \
+multiply-adds, measured in the same minute; the share of it counts what no arrangement of the computation avoids.";
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Structure to time (the first of the file) [default: silicon, or rock salt of two elements that the model knows]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) structure: Option<PathBuf>,
+    /// Repeat the structure to at least this many atoms [default: 512 without --structure]
+    #[arg(long, value_name = "N")]
+    pub(crate) atoms: Option<NonZeroUsize>,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub(crate) steps: NonZeroUsize,
+    /// How far beyond the cutoff neighbours are listed, Å
+    #[arg(long, value_name = "Å", default_value = "0.5")]
+    pub(crate) skin: f64,
+    /// Precision of the computation
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: DtypeArg,
+    /// Evaluate radial networks for every edge instead of reading tables of them
+    #[arg(long)]
+    pub(crate) exact_radial: bool,
+    /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -238,5 +297,11 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(["8GB", "1.5 MiB", "12", "3k"].map(|t| size(t).unwrap_or(0)), [8_000_000_000, 1_572_864, 12, 3000]);
+        assert!(["", "GB", "8 parsecs", "-1", "0", "nan"].iter().all(|t| size(t).is_err()));
     }
 }

@@ -42,11 +42,19 @@ pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg,
         let message = "--exact-radial is about the compiled engine: the differentiable one has no tables";
         return Err(Hinted::new(message).usage().into());
     }
+    let memory = engine.memory.or_else(available_memory);
     let engine = match engine.engine {
         EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
         EngineArg::Differentiable => Engine::Differentiable,
     };
-    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine })?)
+    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine, memory })?)
+}
+
+/// Bytes that programs can still get, where the system tells.
+fn available_memory() -> Option<usize> {
+    let info = fs_err::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kib| kib * 1024)
 }
 
 /// The artifact that a user means: nothing (the built-in one), a known name, an artifact, or a foreign checkpoint.

@@ -34,6 +34,19 @@ pub enum InferError {
         /// Intervals of the finest table tried.
         intervals: usize,
     },
+    /// Too little memory.
+    #[error("{atoms} atoms need about {} of memory, {} may be used", bytes(*needed), bytes(*limit))]
+    Memory {
+        /// Atoms.
+        atoms: usize,
+        /// Bytes at least.
+        needed: usize,
+        /// Bytes that may be used.
+        limit: usize,
+    },
+    /// A calculator was asked of the differentiable engine.
+    #[error("the differentiable engine keeps nothing between steps")]
+    NotStepped,
     /// The model gives numbers that are none.
     #[error("the model's energy for this structure is {energy}, {what}")]
     NotFinite {
@@ -53,7 +66,15 @@ impl InferError {
                 "the structure is far from anything the model was trained on (atoms much too close?); with f32, try --dtype f64".into(),
             ),
             Self::NotCompiled { .. } => Some("evaluate it with `--engine differentiable`".into()),
-            Self::Structure(_) | Self::NoAtoms | Self::Table { .. } => None,
+            Self::Memory { .. } => Some("raise --memory, use --dtype f32, or cut the structure into parts".into()),
+            Self::Structure(_) | Self::NoAtoms | Self::Table { .. } | Self::NotStepped => None,
         }
     }
+}
+
+/// A number of bytes for people.
+pub fn bytes(n: usize) -> String {
+    let n = n as f64;
+    let (unit, name) = [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")].into_iter().find(|(unit, _)| n >= *unit).unwrap_or((1.0, "bytes"));
+    format!("{:.*} {name}", usize::from(unit > 1.0), n / unit)
 }

@@ -3,12 +3,15 @@
 //! [`Potential`] is the handle: an artifact made ready for one precision and head. It batches structures, checks them, and gives one result
 //! for each.
 
+mod calculator;
 pub mod compiled;
 pub mod error;
+pub mod machine;
 pub mod metrics;
 pub mod potential;
 pub mod verify;
 
+pub use calculator::Calculator;
 pub use error::InferError;
 pub use potential::{Dtype, Engine, Options, Potential};
 pub use tesseral_ops::runtime::prepare_evaluation;

@@ -6,7 +6,8 @@ use tesseral_atoms::Structure;
 use tesseral_potentials::batch::PreparedStructure;
 use tesseral_potentials::{Artifact, Evaluation, Header, Model};
 
-use crate::compiled::Compiled;
+use crate::calculator::{AnyStepper, Calculator};
+use crate::compiled::{Compiled, MemoryPlan};
 use crate::error::InferError;
 
 /// Precision of the computation. Geometry, energy sums and forces of atoms are in f64 always.
@@ -46,6 +47,8 @@ pub struct Options {
     pub head: Option<String>,
     /// What computes.
     pub engine: Engine,
+    /// Bytes that the compiled engine may use for what grows with a structure; without, as many as it takes.
+    pub memory: Option<usize>,
 }
 
 /// Edges that the differentiable engine evaluates together: enough to keep all threads busy, little enough that memory stays small.
@@ -79,8 +82,12 @@ impl Potential {
                 let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::F64 };
                 Network::Differentiable(Box::new(Model::load(artifact, dtype, &Device::Cpu)?))
             }
-            (Engine::Compiled { exact_radial }, Dtype::F32) => Network::Single(Compiled::new(artifact, head, exact_radial)?),
-            (Engine::Compiled { exact_radial }, Dtype::F64) => Network::Double(Compiled::new(artifact, head, exact_radial)?),
+            (Engine::Compiled { exact_radial }, Dtype::F32) => {
+                Network::Single(Compiled::new(artifact, head, exact_radial, options.memory)?)
+            }
+            (Engine::Compiled { exact_radial }, Dtype::F64) => {
+                Network::Double(Compiled::new(artifact, head, exact_radial, options.memory)?)
+            }
         };
         Ok(Self { header: artifact.header().clone(), network, head })
     }
@@ -108,6 +115,28 @@ impl Potential {
             Network::Single(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
             Network::Double(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
         }
+    }
+
+    /// What evaluating a structure takes, estimated; `None` for the differentiable engine.
+    pub fn memory(&self, structure: &Structure) -> Option<MemoryPlan> {
+        match &self.network {
+            Network::Differentiable(_) => None,
+            Network::Single(compiled) => Some(compiled.memory(structure, 0.0)),
+            Network::Double(compiled) => Some(compiled.memory(structure, 0.0)),
+        }
+    }
+
+    /// A calculator for a structure whose atoms move, with a neighbour list that reaches `skin` (Å) beyond the cutoff.
+    ///
+    /// # Errors
+    /// [`InferError::NotStepped`] for the differentiable engine, which keeps nothing between steps.
+    pub fn calculator(&self, skin: f64) -> Result<Calculator, InferError> {
+        let stepper = match &self.network {
+            Network::Differentiable(_) => return Err(InferError::NotStepped),
+            Network::Single(compiled) => AnyStepper::Single(Box::new(compiled.stepper())),
+            Network::Double(compiled) => AnyStepper::Double(Box::new(compiled.stepper())),
+        };
+        Ok(Calculator::new(stepper, skin))
     }
 
     fn evaluate_batched(&self, model: &Model, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
@@ -167,7 +196,7 @@ impl Potential {
     }
 }
 
-fn check(structure: &Structure) -> Result<(), InferError> {
+pub(crate) fn check(structure: &Structure) -> Result<(), InferError> {
     if structure.is_empty() {
         return Err(InferError::NoAtoms);
     }
@@ -187,7 +216,7 @@ fn evaluate_each(
     }
 }
 
-fn finite(evaluation: Evaluation) -> Result<Evaluation, InferError> {
+pub(crate) fn finite(evaluation: Evaluation) -> Result<Evaluation, InferError> {
     let energy = evaluation.energy;
     if !energy.is_finite() {
         return Err(InferError::NotFinite { energy, what: "not a number that can be used" });

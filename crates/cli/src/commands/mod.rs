@@ -1,5 +1,6 @@
 //! One module per command.
 
+mod bench;
 mod evaluate;
 mod fetch;
 mod import;
@@ -24,6 +25,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
     match command {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Info(args) => info::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Models(args) => models::run(&args),

@@ -4,134 +4,24 @@ use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
 use tesseral_atoms::Structure;
-use tesseral_ops::radial::table::Table;
 use tesseral_ops::slab::{HasSlabs, width};
-use tesseral_ops::tensor_product::slabs::{Features, Neighborhoods, Scratch};
 use tesseral_potentials::Evaluation;
 use tesseral_potentials::batch::species_of;
 
-use super::convolution::{Convolution, Radial};
-use super::geometry::{Geometry, Positions, locate};
+use super::convolution::Convolution;
+use super::geometry::Positions;
 use super::linear::Group;
-use super::node::{Back, NodeWork, Own, read};
-use super::plan::{Layer, Plan, scale_rows};
+use super::node::read;
+use super::passes::{Above, LayerTables, Pool, Shared, TablesOf, Task};
+use super::plan::{Plan, scale_rows};
 use super::radial::Pair;
 use super::rows::{Rows, Shape};
-use super::topology::{Domain, JOIN, Topology, Wave};
+use super::stages::{Clock, Stage};
+use super::topology::{Domain, JOIN, SHORT_WAVE_ROWS, Topology, WAVE_ROWS, Wave};
 use crate::InferError;
 
 /// Atoms of a domain where radial functions are evaluated exactly, which takes room for every edge.
 const EXACT_DOMAIN: usize = 8;
-
-/// Radial tables of the pairs of species of a structure.
-struct TablesOf<T> {
-    tables: Vec<Arc<Table<T>>>,
-    /// Table of each pair of present species.
-    of_pair: Vec<u16>,
-    /// The pair each table stands for.
-    pairs: Vec<Pair>,
-}
-
-impl<T: HasSlabs> TablesOf<T> {
-    /// Builds the missing ones; in exact mode only numbers them.
-    fn new(radial: &Radial<T>, plan: &Plan<T>, present: &[u32], exact: bool) -> Result<Self, InferError> {
-        let mut pairs: Vec<Pair> = Vec::new();
-        let mut of_pair = Vec::new();
-        for &center in present {
-            for &neighbor in present {
-                let pair = radial.representative(Pair { center, neighbor });
-                let index = pairs.iter().position(|&p| p == pair).unwrap_or_else(|| {
-                    pairs.push(pair);
-                    pairs.len() - 1
-                });
-                of_pair.push(index as u16);
-            }
-        }
-        let tables = if exact {
-            Vec::new()
-        } else {
-            pairs
-                .par_iter()
-                .map(|&pair| radial.table(&plan.basis, pair))
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|error| InferError::Table { value: error.value, slope: error.slope, intervals: error.intervals })?
-        };
-        Ok(Self { tables, of_pair, pairs })
-    }
-}
-
-struct LayerTables<T> {
-    weights: TablesOf<T>,
-    density: Option<TablesOf<T>>,
-}
-
-/// Buffers of a thread.
-pub(super) struct Work<T> {
-    geometry: Geometry<T>,
-    exact: Table<T>,
-    exact_density: Table<T>,
-    index: Vec<u16>,
-    cells: Vec<u32>,
-    t: Vec<T>,
-    density_index: Vec<u16>,
-    density_cells: Vec<u32>,
-    density_t: Vec<T>,
-    sources: Vec<u32>,
-    scratch: Scratch<T>,
-    messages: Rows<T>,
-    node: NodeWork<T>,
-    saved: Vec<Rows<T>>,
-    out: Rows<T>,
-    g: Rows<T>,
-    rho: Vec<T>,
-    d_rho: Vec<T>,
-    seeds: Vec<T>,
-    dy: Vec<T>,
-    dt: Vec<T>,
-    dv: Vec<T>,
-}
-
-impl<T: HasSlabs> Work<T> {
-    fn new(plan: &Plan<T>) -> Self {
-        Self {
-            geometry: Geometry::new(plan.lmax, plan.normalize),
-            exact: Table::empty(),
-            exact_density: Table::empty(),
-            index: Vec::new(),
-            cells: Vec::new(),
-            t: Vec::new(),
-            density_index: Vec::new(),
-            density_cells: Vec::new(),
-            density_t: Vec::new(),
-            sources: Vec::new(),
-            scratch: Scratch::default(),
-            messages: Rows::default(),
-            node: NodeWork::default(),
-            saved: Vec::new(),
-            out: Rows::default(),
-            g: Rows::default(),
-            rho: Vec::new(),
-            d_rho: Vec::new(),
-            seeds: Vec::new(),
-            dy: Vec::new(),
-            dt: Vec::new(),
-            dv: Vec::new(),
-        }
-    }
-}
-
-/// Thread buffers, handed out to whoever works on a domain.
-struct Pool<T>(Mutex<Vec<Work<T>>>);
-
-impl<T: HasSlabs> Pool<T> {
-    fn with<R>(&self, plan: &Plan<T>, f: impl FnOnce(&mut Work<T>) -> R) -> R {
-        let lock = || self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut work = lock().pop().unwrap_or_else(|| Work::new(plan));
-        let result = f(&mut work);
-        lock().push(work);
-        result
-    }
-}
 
 /// What a structure was listed with.
 struct Listed {
@@ -147,6 +37,9 @@ struct Listed {
 pub(super) struct Session<T> {
     plan: Arc<Plan<T>>,
     exact: bool,
+    /// Bytes that may be used, and whether that makes nodes be computed twice.
+    pub(super) limit: Option<usize>,
+    recompute: bool,
     /// Whether domains are computed by all threads, or by the one that asks.
     pub(super) parallel: bool,
     listed: Option<Listed>,
@@ -175,6 +68,7 @@ pub(super) struct Session<T> {
     forces: Vec<[f64; 3]>,
     strains: Vec<[[f64; 3]; 3]>,
     pool: Pool<T>,
+    clock: Clock,
 }
 
 /// Runs `f` for each, by all threads or by this one.
@@ -184,20 +78,6 @@ fn each<I: Send>(parallel: bool, items: Vec<I>, f: impl Fn(I) + Send + Sync) {
     } else {
         items.into_iter().for_each(f);
     }
-}
-
-/// A domain with its part of everything that a pass writes.
-struct Task<'a, T> {
-    domain: &'a Domain,
-    saved: Vec<Vec<&'a mut [T]>>,
-    out: Vec<&'a mut [T]>,
-    up: Vec<&'a mut [T]>,
-    rho: &'a mut [T],
-    dx: Vec<&'a mut [T]>,
-    dup: Vec<&'a mut [T]>,
-    rows: &'a mut [T],
-    dv: &'a mut [T],
-    energies: &'a mut [f64],
 }
 
 /// Parts of consecutive chunks.
@@ -212,6 +92,8 @@ impl<T: HasSlabs> Session<T> {
         Self {
             plan,
             exact,
+            limit: None,
+            recompute: false,
             parallel: true,
             listed: None,
             topology: Topology::empty(),
@@ -236,6 +118,7 @@ impl<T: HasSlabs> Session<T> {
             forces: Vec::new(),
             strains: Vec::new(),
             pool: Pool(Mutex::new(Vec::new())),
+            clock: Clock::new(),
         }
     }
 
@@ -264,8 +147,19 @@ impl<T: HasSlabs> Session<T> {
         self.listed = None;
         let plan = self.plan.clone();
         let species = species_of(structure, elements)?;
+        let memory = plan.memory(structure, plan.cutoff + skin);
+        self.recompute = match self.limit {
+            Some(limit) if memory.least > limit => {
+                return Err(InferError::Memory { atoms: memory.atoms, needed: memory.least, limit });
+            }
+            limit => limit.is_some_and(|limit| memory.bytes > limit),
+        };
+        if self.recompute {
+            tracing::info!("memory is short: what layers save is computed again");
+        }
         let largest = if self.exact { EXACT_DOMAIN } else { usize::MAX };
-        self.topology = Topology::new(structure, &species, plan.cutoff + skin, largest)?;
+        let wave_rows = if self.recompute { SHORT_WAVE_ROWS } else { WAVE_ROWS };
+        self.topology = Topology::new(structure, &species, plan.cutoff + skin, largest, wave_rows)?;
         let mut present = species.clone();
         present.sort_unstable();
         present.dedup();
@@ -344,6 +238,11 @@ impl<T: HasSlabs> Session<T> {
             self.up[t].resize(&plan.layers[t + 1].sent, n);
             let shapes = layer.node.saved();
             self.saved[t].resize_with(shapes.len(), Rows::default);
+            if self.recompute {
+                self.saved[t] = shapes.iter().map(|_| Rows::default()).collect();
+                self.rho[t] = Vec::new();
+                continue;
+            }
             self.saved[t].iter_mut().zip(&shapes).for_each(|(rows, shape)| rows.resize(shape, n));
             self.rho[t].resize(if layer.convolution.density.is_some() { n } else { 0 }, T::zero());
         }
@@ -362,6 +261,7 @@ impl<T: HasSlabs> Session<T> {
 
     /// Energy, forces and stress. Neighbours are listed up to `skin` (Å) beyond the cutoff, and only when an atom has moved half of it.
     pub(super) fn evaluate(&mut self, structure: &Structure, elements: &[u8], skin: f64) -> Result<Evaluation, InferError> {
+        self.clock.start();
         if !self.is_current(structure, skin) {
             match self.rebuild(structure, elements, skin) {
                 Err(error @ InferError::Table { .. }) => {
@@ -373,6 +273,7 @@ impl<T: HasSlabs> Session<T> {
                 other => other?,
             }
         }
+        self.clock.end(Stage::Lists);
         self.positions.clear();
         self.positions.extend(self.topology.order.iter().map(|&i| structure.positions[i as usize]));
         let last = self.plan.layers.len() - 1;
@@ -393,7 +294,8 @@ impl<T: HasSlabs> Session<T> {
         let (before, here) = self.up.split_at_mut(t);
         let (x_before, x_here) = self.x.split_at_mut(t);
         let shapes = layer.node.saved();
-        let mut saved: Vec<_> = self.saved[t].iter_mut().zip(&shapes).map(|(r, s)| r.chunks_mut(s, n, size).into_iter()).collect();
+        let kept = if self.recompute { &mut [] } else { self.saved[t].as_mut_slice() };
+        let mut saved: Vec<_> = kept.iter_mut().zip(&shapes).map(|(r, s)| r.chunks_mut(s, n, size).into_iter()).collect();
         let sent = &plan.layers[t + 1].sent;
         let out = x_here[0].chunks_mut(&layer.out, n, size);
         let up = here[0].chunks_mut(sent, n, size);
@@ -436,17 +338,24 @@ impl<T: HasSlabs> Session<T> {
             x: if t == 0 { None } else { Some(&x_before[t - 1]) },
             constants: &self.constants,
             of_atom: &self.of_atom,
-            layers: plan.layers.len(),
+            recompute: self.recompute,
         };
         let pool = &self.pool;
         each(self.parallel, tasks, |mut task| {
             pool.with(&plan, |work| {
                 shared.messages(task.domain, work);
-                task.rho.copy_from_slice(&work.rho[..task.rho.len()]);
-                let own = shared.own(task.domain, &work.rho);
-                layer.node.forward(&own, &work.messages, &mut task.saved, &mut task.out, &mut work.node);
+                let atoms = task.domain.num_atoms();
+                if shared.recompute {
+                    shared.node_here(task.domain, work);
+                    task.out.iter_mut().zip(&work.out.blocks).for_each(|(to, from)| to.copy_from_slice(from));
+                } else {
+                    task.rho.copy_from_slice(&work.rho[..task.rho.len()]);
+                    let own = shared.own(task.domain, &work.rho);
+                    layer.node.forward(&own, &work.messages, &mut task.saved, &mut task.out, &mut work.node);
+                    work.clock.end(Stage::Node);
+                }
                 if let Some((up, factors)) = &layer.up {
-                    up.forward(&read(&task.out), &mut task.up, own.atoms, own.groups, false);
+                    up.forward(&read(&task.out), &mut task.up, atoms, &task.domain.groups, false);
                     let first = task.domain.atoms.start;
                     scale_rows(sent, factors, |i| shared.species[first + i], &mut task.up);
                 }
@@ -527,13 +436,15 @@ impl<T: HasSlabs> Session<T> {
                 x: if t == 0 { None } else { Some(&self.x[t - 1]) },
                 constants: &self.constants,
                 of_atom: &self.of_atom,
-                layers: plan.layers.len(),
+                recompute: self.recompute,
             };
             let above = (!last).then(|| Above { saved: &self.saved[t], out: &self.x[t], rho: &self.rho[t], dx: g, dup: gup });
             let pool = &self.pool;
             each(self.parallel, tasks, |task| pool.with(&plan, |work| shared.adjoint(task, above.as_ref(), work)));
             if t > 0 {
+                self.clock.start();
                 join(wave, &self.rows, &layer.convolution, &layer.sent, &mut self.dup[write], self.parallel);
+                self.clock.end(Stage::Join);
             }
         }
         self.topology.waves = waves;
@@ -551,7 +462,11 @@ impl<T: HasSlabs> Session<T> {
         let tasks: Vec<_> =
             topology.domains.iter().zip(self.forces.chunks_mut(topology.domain_size)).zip(self.strains.iter_mut()).collect();
         each(self.parallel, tasks, |((domain, forces), strain)| {
-            *strain = pool.with(plan, |work| work.geometry.forces(domain, at, dv, &topology.reverse, forces));
+            *strain = pool.with(plan, |work| {
+                let strain = work.geometry.forces(domain, at, dv, &topology.reverse, forces);
+                work.clock.end(Stage::Forces);
+                strain
+            });
         });
         let n = topology.num_atoms();
         let (mut forces, mut atomic_energies) = (vec![[0.0; 3]; n], vec![0.0; n]);
@@ -600,6 +515,17 @@ impl<T: HasSlabs> Session<T> {
             })
         };
         self.topology.domains.iter().map(of_domain).sum()
+    }
+
+    /// Seconds of each stage since the last call.
+    pub(super) fn take_stages(&mut self) -> Vec<(Stage, f64)> {
+        let mut seconds = std::mem::replace(&mut self.clock, Clock::new()).seconds;
+        for work in self.pool.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            for (sum, s) in seconds.iter_mut().zip(std::mem::replace(&mut work.clock, Clock::new()).seconds) {
+                *sum += s;
+            }
+        }
+        Stage::ALL.into_iter().zip(seconds).collect()
     }
 
     /// As [`Plan::flops`], for the last structure.
@@ -657,297 +583,4 @@ fn join<T: HasSlabs>(wave: &Wave, rows: &[Vec<T>], convolution: &Convolution<T>,
             }
         });
     }
-}
-
-/// What the passes of a layer read.
-struct Shared<'a, T> {
-    plan: &'a Plan<T>,
-    layer: &'a Layer<T>,
-    first: bool,
-    exact: bool,
-    tables: &'a LayerTables<T>,
-    at: Positions<'a>,
-    species: &'a [u32],
-    /// What the neighbours send: rows of atoms, in the first layer those of `of_atom`.
-    sent: &'a Rows<T>,
-    x: Option<&'a Rows<T>>,
-    constants: &'a [Rows<T>],
-    of_atom: &'a [u32],
-    layers: usize,
-}
-
-/// What the adjoint of a layer but the last finds.
-struct Above<'a, T> {
-    saved: &'a [Rows<T>],
-    out: &'a Rows<T>,
-    rho: &'a [T],
-    dx: &'a Rows<T>,
-    dup: &'a Rows<T>,
-}
-
-impl<T: HasSlabs> Shared<'_, T> {
-    fn own<'a>(&'a self, domain: &'a Domain, rho: &'a [T]) -> Own<'a, T> {
-        let atoms = domain.atoms.clone();
-        let (x, up) = match self.x {
-            Some(x) => (x.of(&self.layer.features, atoms.clone()), self.sent.of(&self.layer.sent, atoms.clone())),
-            None => (Vec::new(), Vec::new()),
-        };
-        let constants = self.first.then(|| (self.constants, &self.of_atom[atoms]));
-        Own { atoms: domain.num_atoms(), groups: &domain.groups, constants, x, up, rho }
-    }
-
-    /// Tables at the exact distances: one interval an edge.
-    fn exact_table(&self, radial: &Radial<T>, of: &TablesOf<T>, geometry: &Geometry<T>, table: &mut Table<T>) {
-        let (edges, columns) = (geometry.num_edges(), radial.columns());
-        let (mut values, mut slopes) = (vec![0.0; edges * columns], vec![0.0; edges * columns]);
-        for (index, &pair) in of.pairs.iter().enumerate() {
-            let mine: Vec<usize> = (0..edges).filter(|&e| of.of_pair[geometry.pairs[e] as usize] as usize == index).collect();
-            let distances: Vec<f64> = mine.iter().map(|&e| geometry.distances[e]).collect();
-            let jets = radial.exact(&self.plan.basis, pair, &distances, 2);
-            for (k, &e) in mine.iter().enumerate() {
-                values[e * columns..(e + 1) * columns].copy_from_slice(&jets.orders[0][k * columns..(k + 1) * columns]);
-                slopes[e * columns..(e + 1) * columns].copy_from_slice(&jets.orders[1][k * columns..(k + 1) * columns]);
-            }
-        }
-        table.tabulate_points(&values, &slopes, columns, radial.sections());
-    }
-
-    /// Finds edges, and their places in the tables of weights and density.
-    fn edges(&self, domain: &Domain, work: &mut Work<T>) {
-        work.geometry.update(domain, self.at);
-        let Work { geometry, exact, exact_density, index, cells, t, density_index, density_cells, density_t, sources, .. } = work;
-        let convolution = &self.layer.convolution;
-        let place =
-            |radial: &Radial<T>, of: &TablesOf<T>, exact: &mut Table<T>, index: &mut Vec<u16>, cells: &mut Vec<u32>, t: &mut Vec<T>| {
-                if self.exact {
-                    self.exact_table(radial, of, geometry, exact);
-                    let edges = geometry.num_edges();
-                    index.clear();
-                    index.resize(edges, 0);
-                    cells.clear();
-                    cells.extend(0..edges as u32);
-                    t.clear();
-                    t.resize(edges, T::zero());
-                } else {
-                    let tables: Vec<&Table<T>> = of.tables.iter().map(Arc::as_ref).collect();
-                    locate(&geometry.distances, &geometry.pairs, &tables, &of.of_pair, index, cells, t);
-                }
-            };
-        place(&convolution.radial, &self.tables.weights, exact, index, cells, t);
-        if let (Some(radial), Some(of)) = (&convolution.density, &self.tables.density) {
-            place(radial, of, exact_density, density_index, density_cells, density_t);
-        }
-        sources.clear();
-        let of_row = |&atom: &u32| if self.first { self.of_atom[atom as usize] } else { atom };
-        sources.extend(domain.row_atoms.iter().map(of_row));
-    }
-
-    /// Messages of the atoms of a domain, and their densities.
-    fn messages(&self, domain: &Domain, work: &mut Work<T>) {
-        self.edges(domain, work);
-        let Work {
-            geometry,
-            exact,
-            exact_density,
-            index,
-            cells,
-            t,
-            density_index,
-            density_cells,
-            density_t,
-            sources,
-            scratch,
-            messages,
-            rho,
-            ..
-        } = work;
-        let convolution = &self.layer.convolution;
-        let n = domain.num_atoms();
-        messages.resize(&self.layer.messages, n);
-        let edges =
-            Neighborhoods { offsets: &geometry.offsets, rows: &geometry.rows, tables: index, cells, t, harmonics: &geometry.harmonics };
-        let tables: Vec<&Table<T>> = if self.exact { vec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
-        for (b, &input) in convolution.inputs.iter().enumerate() {
-            let features = if convolution.unit { Features::Unit } else { Features::Rows(&self.sent.blocks[input], sources) };
-            convolution.plan.forward(b, edges, &tables, features, scratch, &mut messages.views_mut());
-        }
-        rho.clear();
-        rho.resize(n, T::zero());
-        if let Some(of) = &self.tables.density {
-            for i in 0..n {
-                for e in geometry.offsets[i] as usize..geometry.offsets[i + 1] as usize {
-                    let table = if self.exact { &*exact_density } else { &*of.tables[density_index[e] as usize] };
-                    rho[i] += scalar(table, density_cells[e], density_t[e]).0;
-                }
-            }
-        }
-    }
-
-    fn adjoint(&self, task: Task<'_, T>, above: Option<&Above<'_, T>>, work: &mut Work<T>) {
-        let Task { domain, mut dx, mut dup, rows, dv, energies, .. } = task;
-        let layer = self.layer;
-        let n = domain.num_atoms();
-        let atoms = domain.atoms.clone();
-        let scale = |i: usize| self.plan.energies.scale[self.species[atoms.start + i] as usize];
-        match above {
-            None => {
-                // The last layer: forward and adjoint of a domain at once.
-                dv.fill(T::zero());
-                energies.fill(0.0);
-                self.messages(domain, work);
-                let shapes = layer.node.saved();
-                work.saved.resize_with(shapes.len(), Rows::default);
-                work.saved.iter_mut().zip(&shapes).for_each(|(rows, shape)| rows.resize(shape, n));
-                work.out.resize(&layer.out, n);
-                let own = self.own(domain, &work.rho);
-                let mut saved: Vec<Vec<&mut [T]>> = work.saved.iter_mut().map(Rows::views_mut).collect();
-                layer.node.forward(&own, &work.messages, &mut saved, &mut work.out.views_mut(), &mut work.node);
-                work.g.resize(&layer.out, n);
-                work.g.blocks.iter_mut().for_each(|b| b.fill(T::zero()));
-            }
-            Some(above) => {
-                self.edges(domain, work);
-                work.rho.clear();
-                work.rho.extend_from_slice(above.rho.get(atoms.clone()).unwrap_or(&[]));
-                work.g.resize(&layer.out, n);
-                if self.layers > 1 {
-                    for (to, from) in work.g.blocks.iter_mut().zip(above.dx.of(&layer.out, atoms.clone())) {
-                        to.copy_from_slice(from);
-                    }
-                }
-                if let Some((up, factors)) = &layer.up {
-                    let sent = &self.plan.layers[self.number() + 1].sent;
-                    work.out.resize(sent, n);
-                    for (to, from) in work.out.blocks.iter_mut().zip(above.dup.of(sent, atoms.clone())) {
-                        to.copy_from_slice(from);
-                    }
-                    scale_rows(sent, factors, |i| self.species[atoms.start + i], &mut work.out.views_mut());
-                    up.adjoint(&work.out.views(), &mut work.g.views_mut(), n, &domain.groups, true);
-                }
-            }
-        }
-        work.seeds.clear();
-        work.seeds.extend((0..n).map(|i| T::of(scale(i))));
-        work.d_rho.clear();
-        work.d_rho.resize(n, T::zero());
-        let mut read_out = vec![0.0; n];
-        {
-            let Work { saved, out, g, rho, d_rho, seeds, messages, node, .. } = work;
-            messages.resize(&layer.messages, n);
-            let (saved, out) = match above {
-                None => (saved.iter().map(Rows::views).collect::<Vec<_>>(), out.views()),
-                Some(above) => {
-                    let shapes = layer.node.saved();
-                    (
-                        above.saved.iter().zip(&shapes).map(|(rows, shape)| rows.of(shape, atoms.clone())).collect(),
-                        above.out.of(&layer.out, atoms.clone()),
-                    )
-                }
-            };
-            let own = self.own(domain, rho);
-            let mut back = Back { messages, x: &mut dx, up: &mut dup, rho: d_rho };
-            layer.node.adjoint(&own, &saved, &out, &mut g.views_mut(), (&mut read_out, seeds), &mut back, node);
-        }
-        for (i, (e, v)) in energies.iter_mut().zip(&read_out).enumerate() {
-            *e += scale(i) * v;
-        }
-        self.edges_adjoint(domain, rows, dv, work);
-        if above.is_none() {
-            for (i, e) in energies.iter_mut().enumerate() {
-                *e += self.plan.energies.shift[self.species[atoms.start + i] as usize];
-            }
-            self.pairs(domain, energies, dv, work);
-        }
-    }
-
-    /// Which layer this is.
-    fn number(&self) -> usize {
-        self.plan.layers.iter().position(|l| std::ptr::eq(l, self.layer)).unwrap_or_default()
-    }
-
-    /// From the cotangents of messages and densities to those of edge vectors and of what the neighbours send.
-    fn edges_adjoint(&self, domain: &Domain, rows: &mut [T], dv: &mut [T], work: &mut Work<T>) {
-        let Work {
-            geometry,
-            exact,
-            exact_density,
-            index,
-            cells,
-            t,
-            density_index,
-            density_cells,
-            density_t,
-            sources,
-            scratch,
-            messages,
-            d_rho,
-            dy,
-            dt,
-            dv: of_edges,
-            ..
-        } = work;
-        let convolution = &self.layer.convolution;
-        let edges = geometry.num_edges();
-        dy.clear();
-        dy.resize(geometry.harmonics.len(), T::zero());
-        dt.clear();
-        dt.resize(edges, T::zero());
-        let neighborhoods =
-            Neighborhoods { offsets: &geometry.offsets, rows: &geometry.rows, tables: index, cells, t, harmonics: &geometry.harmonics };
-        let tables: Vec<&Table<T>> = if self.exact { vec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
-        let mut rest = rows;
-        for (b, &input) in convolution.inputs.iter().enumerate() {
-            let (_, components, _, block_width) = convolution.plan.block(b);
-            let size = if rest.is_empty() { 0 } else { domain.row_atoms.len() * components * block_width };
-            let (mine, others) = std::mem::take(&mut rest).split_at_mut(size);
-            rest = others;
-            let features = if convolution.unit { Features::Unit } else { Features::Rows(&self.sent.blocks[input], sources) };
-            convolution.plan.adjoint(b, neighborhoods, &tables, features, scratch, &messages.views(), (mine, dy, dt));
-        }
-        for (e, d) in dt.iter_mut().enumerate() {
-            *d *= T::of(tables[index[e] as usize].inverse_spacing());
-        }
-        if let Some(of) = &self.tables.density {
-            for i in 0..domain.num_atoms() {
-                for e in geometry.offsets[i] as usize..geometry.offsets[i + 1] as usize {
-                    let table = if self.exact { &*exact_density } else { &*of.tables[density_index[e] as usize] };
-                    let slope = scalar(table, density_cells[e], density_t[e]).1 * T::of(table.inverse_spacing());
-                    dt[e] += d_rho[i] * slope;
-                }
-            }
-        }
-        geometry.gradient(dy, dt, of_edges, dv);
-    }
-
-    /// The pair repulsion, exactly.
-    fn pairs(&self, domain: &Domain, energies: &mut [f64], dv: &mut [T], work: &mut Work<T>) {
-        let Some(repulsion) = &self.plan.pair_energy else { return };
-        let geometry = &work.geometry;
-        for i in 0..domain.num_atoms() {
-            let center = self.species[domain.atoms.start + i];
-            let factor = if repulsion.scaled { self.plan.energies.scale[center as usize] } else { 1.0 };
-            for e in geometry.offsets[i] as usize..geometry.offsets[i + 1] as usize {
-                let neighbor = self.species[domain.row_atoms[geometry.rows[e] as usize] as usize];
-                let Some(function) = (repulsion.of_pair)(Pair { center, neighbor }) else { continue };
-                let r = geometry.distances[e];
-                let (value, slope) = function.value_and_derivative(0, r);
-                energies[i] += factor * value;
-                for x in 0..3 {
-                    let along = factor * slope / r * candle_core::WithDType::to_f64(geometry.vectors[3 * e + x]);
-                    dv[3 * geometry.listed[e] as usize + x] += T::of(along);
-                }
-            }
-        }
-    }
-}
-
-/// Value and slope (by the place in the interval) of the first function of a table.
-fn scalar<T: HasSlabs>(table: &Table<T>, cell: u32, t: T) -> (T, T) {
-    let (data, stride) = table.section(0);
-    let (mut value, mut slope) = (T::zero(), T::zero());
-    for k in (0..6).rev() {
-        slope = slope * t + value;
-        value = value * t + data[cell as usize * stride + k * width::<T>()];
-    }
-    (value, slope)
 }

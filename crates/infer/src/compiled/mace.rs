@@ -6,7 +6,7 @@ use tesseral_o3::{Irrep, Irreps, MulIrrep, TensorProductPaths};
 use tesseral_ops::linear::LinearSpec;
 use tesseral_ops::slab::HasSlabs;
 use tesseral_ops::symmetric_contraction::SymmetricBasis;
-use tesseral_ops::symmetric_contraction::horner::{Horner, Layout};
+use tesseral_ops::symmetric_contraction::sparse::{Layout, SparseContraction};
 use tesseral_ops::tensor_product::{TensorProductSpec, slabs::SlabPlan};
 use tesseral_potentials::blocks::{activation, gate_spec};
 use tesseral_potentials::mace::{
@@ -48,7 +48,7 @@ pub(super) struct MaceNode<T> {
     /// The product with the element after the messages.
     mix: Option<Linear<T>>,
     target: Shape,
-    horner: Horner,
+    contraction: SparseContraction,
     basis: SymmetricBasis,
     /// `[Z or 1, paths, K]` for each basis.
     weights: Vec<Vec<f64>>,
@@ -115,7 +115,7 @@ impl<T: HasSlabs> MaceNode<T> {
                 .zip(self.basis.paths())
                 .map(|(w, paths)| w[row * paths * self.channels..(row + 1) * paths * self.channels].to_vec())
                 .collect();
-            self.horner.coefficients(&self.basis.plain_coefficients(&of_row, 1, self.channels), self.channels)
+            self.contraction.coefficients(&self.basis.plain_coefficients(&of_row, 1, self.channels), self.channels)
         })
     }
 
@@ -137,7 +137,7 @@ impl<T: HasSlabs> MaceNode<T> {
             Mixing::Linear(linear) => linear.operations(),
             Mixing::NonLinear(block) => [&block.linear, &block.residual, &block.linear_2].iter().map(|m| m.operations()).sum(),
         };
-        let [forward, gradient] = self.horner.operations();
+        let [forward, gradient] = self.contraction.operations();
         2 * (mixing + of(&self.mix) + self.product.operations() + of(&self.skip)) + (forward + gradient) * self.channels
     }
 
@@ -207,12 +207,12 @@ impl<T: HasSlabs> MaceNode<T> {
         let a = read(target);
         let mut b = work.b.views_mut();
         for (species, range) in groups {
-            self.horner.evaluate(
+            self.contraction.evaluate(
                 self.coefficients(*species),
                 range.len(),
                 (layout, &part(&self.target, &a, range)),
                 (out_layout, &mut part_mut(&self.out, &mut b, range)),
-                &mut work.horner,
+                &mut work.contraction,
             );
         }
         self.product.forward(&read(&b), out, n, groups, false);
@@ -256,13 +256,13 @@ impl<T: HasSlabs> MaceNode<T> {
             let out_layout = Layout { components: &out_components, width };
             let (gb, mut ga) = (work.b.views(), work.a.views_mut());
             for (species, range) in groups {
-                self.horner.gradient(
+                self.contraction.gradient(
                     self.coefficients(*species),
                     range.len(),
                     (layout, &part(&self.target, &saved[0], range)),
                     (out_layout, &part(&self.out, &gb, range)),
                     &mut part_mut(&self.target, &mut ga, range),
-                    &mut work.horner,
+                    &mut work.contraction,
                 );
             }
         }
@@ -516,8 +516,7 @@ impl Lowering<'_, '_> {
             None
         };
         let (basis, weights, channels) = product_basis(config, layer, p, t)?;
-        let horner = Horner::new(basis.spec())
-            .ok_or_else(|| InferError::NotCompiled { what: format!("correlation order {}", layer.correlation) })?;
+        let contraction = SparseContraction::new(basis.spec());
         let rows = if layer.element_dependent_product { z } else { 1 };
         let scalar = layer.irreps_out.blocks_with_offsets().position(|b| b.irrep == Irrep::even(0));
         let readouts: Vec<ScalarNetwork<T>> = config
@@ -535,7 +534,7 @@ impl Lowering<'_, '_> {
             density: density && !non_linear,
             mix,
             target,
-            horner,
+            contraction,
             basis,
             weights,
             by_element: layer.element_dependent_product,

@@ -12,9 +12,11 @@ mod linear;
 mod mace;
 mod nequip;
 mod node;
+mod passes;
 mod plan;
 mod radial;
 mod rows;
+mod stages;
 mod topology;
 
 use std::sync::{Arc, Mutex};
@@ -25,7 +27,9 @@ use tesseral_potentials::{Artifact, Evaluation};
 
 pub use convolution::{TableError, TableTolerance};
 use engine::Session;
+pub use plan::MemoryPlan;
 use plan::Plan;
+pub use stages::Stage;
 
 use crate::InferError;
 
@@ -34,19 +38,22 @@ pub struct Compiled<T: HasSlabs> {
     plan: Arc<Plan<T>>,
     elements: Vec<u8>,
     exact: bool,
+    limit: Option<usize>,
     sessions: Mutex<Vec<Session<T>>>,
 }
 
 impl<T: HasSlabs> Compiled<T> {
-    /// Lowers a model. With `exact`, radial functions are evaluated by their networks for every edge instead of read from tables.
+    /// Lowers a model. With `exact`, radial functions are evaluated by their networks for every edge instead of read from tables. A `limit` in
+    /// bytes on what grows with a structure makes layers compute again what they would save, and refuses structures that do not fit even so.
     ///
     /// # Errors
     /// [`InferError::NotCompiled`] for the few blocks that cannot be lowered; anything that is wrong with the artifact.
-    pub fn new(artifact: &Artifact, head: u32, exact: bool) -> Result<Self, InferError> {
+    pub fn new(artifact: &Artifact, head: u32, exact: bool, limit: Option<usize>) -> Result<Self, InferError> {
         Ok(Self {
             plan: Arc::new(Plan::new(artifact, head)?),
             elements: artifact.header().elements().to_vec(),
             exact,
+            limit,
             sessions: Mutex::new(Vec::new()),
         })
     }
@@ -57,7 +64,7 @@ impl<T: HasSlabs> Compiled<T> {
     /// If the structure cannot be evaluated.
     pub fn evaluate(&self, structure: &Structure, parallel: bool) -> Result<Evaluation, InferError> {
         let lock = || self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut session = lock().pop().unwrap_or_else(|| Session::new(self.plan.clone(), self.exact));
+        let mut session = lock().pop().unwrap_or_else(|| self.session());
         session.parallel = parallel;
         session.forget();
         let result = session.evaluate(structure, &self.elements, 0.0);
@@ -65,9 +72,20 @@ impl<T: HasSlabs> Compiled<T> {
         result
     }
 
+    fn session(&self) -> Session<T> {
+        let mut session = Session::new(self.plan.clone(), self.exact);
+        session.limit = self.limit;
+        session
+    }
+
+    /// What a structure takes, estimated, with neighbours listed `skin` (Å) beyond the cutoff.
+    pub fn memory(&self, structure: &Structure, skin: f64) -> MemoryPlan {
+        self.plan.memory(structure, self.plan.cutoff + skin)
+    }
+
     /// A calculator that keeps its neighbour list between steps.
     pub fn stepper(&self) -> Stepper<T> {
-        Stepper { session: Session::new(self.plan.clone(), self.exact), elements: self.elements.clone() }
+        Stepper { session: self.session(), elements: self.elements.clone() }
     }
 }
 
@@ -84,6 +102,11 @@ impl<T: HasSlabs> Stepper<T> {
     /// If the structure cannot be evaluated.
     pub fn evaluate(&mut self, structure: &Structure, skin: f64) -> Result<Evaluation, InferError> {
         self.session.evaluate(structure, &self.elements, skin)
+    }
+
+    /// Seconds spent in each stage since the last call, added up over threads.
+    pub fn take_stages(&mut self) -> Vec<(Stage, f64)> {
+        self.session.take_stages()
     }
 
     /// Bytes of everything that grows with the structure.

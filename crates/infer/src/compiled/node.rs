@@ -2,7 +2,7 @@
 
 use tesseral_ops::gate::{GateSpec, cpu as gate};
 use tesseral_ops::slab::HasSlabs;
-use tesseral_ops::symmetric_contraction::horner;
+use tesseral_ops::symmetric_contraction::sparse;
 
 use super::linear::{Group, ScalarScratch};
 use super::mace::MaceNode;
@@ -41,7 +41,7 @@ pub(super) struct NodeWork<T> {
     pub(super) b: Rows<T>,
     pub(super) c: Rows<T>,
     pub(super) plain: [Vec<T>; 3],
-    pub(super) horner: horner::Scratch<T>,
+    pub(super) contraction: sparse::Scratch<T>,
     pub(super) scalars: ScalarScratch<T>,
 }
 
@@ -53,7 +53,7 @@ impl<T: HasSlabs> Default for NodeWork<T> {
             b: none(),
             c: none(),
             plain: Default::default(),
-            horner: horner::Scratch::default(),
+            contraction: sparse::Scratch::default(),
             scalars: ScalarScratch::default(),
         }
     }

@@ -95,9 +95,57 @@ impl<T: HasSlabs> Plan<T> {
         self.layers.iter().map(of_layer).sum()
     }
 
+    /// What a structure takes with neighbours listed up to `reach` (Å): estimated from its density, before anything is listed.
+    pub(super) fn memory(&self, structure: &tesseral_atoms::Structure, reach: f64) -> MemoryPlan {
+        let atoms = structure.len();
+        let neighbors = expected_neighbors(structure, reach);
+        let edges = atoms as f64 * neighbors;
+        let t = size_of::<T>() as f64;
+        let dim = |shape: &Shape| (0..shape.blocks().len()).map(|b| shape.row(b)).sum::<usize>() as f64;
+        let inner = &self.layers[..self.layers.len() - 1];
+        let features: f64 = inner.iter().map(|l| dim(&l.out)).sum::<f64>() + self.layers[1..].iter().map(|l| dim(&l.sent)).sum::<f64>();
+        let saved: f64 = inner.iter().map(|l| l.node.saved().iter().map(dim).sum::<f64>()).sum();
+        let cotangents = 2.0 * self.layers[1..].iter().map(|l| dim(&l.features) + dim(&l.sent)).fold(0.0, f64::max);
+        let row = self.layers[1..].iter().map(|l| l.convolution.plan.row()).max().unwrap_or(0) as f64;
+        // Rows of a domain beside its atoms: about ten where atoms are many, and never more than edges.
+        let rows = atoms as f64 * neighbors.min(10.0);
+        // Positions, energies, forces, indices of an atom; rows and their entries; of an edge what the list is made from, which is most.
+        let fixed = 250.0 * atoms as f64 + 30.0 * rows + edges * (56.0 + 3.0 * t);
+        let wave = |limit: usize| rows.min(limit as f64) * row * t;
+        let least = fixed + atoms as f64 * t * (features + cotangents) + wave(super::topology::SHORT_WAVE_ROWS);
+        let bytes = fixed + atoms as f64 * t * (features + cotangents + saved) + wave(super::topology::WAVE_ROWS);
+        MemoryPlan { atoms, edges: edges as u64, bytes: bytes as usize, least: least as usize }
+    }
+
     /// Constants of the first layer for rows of initial features and what they send.
     pub(super) fn constants(&self, x: &Rows<T>, sent: &Rows<T>, atoms: usize, groups: &[super::linear::Group]) -> Vec<Rows<T>> {
         self.layers[0].node.constants(&x.views(), &sent.views(), atoms, groups)
+    }
+}
+
+/// What the evaluation of a structure takes, estimated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Atoms.
+    pub atoms: usize,
+    /// Directed edges within the reach of the neighbour list.
+    pub edges: u64,
+    /// Bytes beside the model's own.
+    pub bytes: usize,
+    /// Bytes if what layers save is computed again, which is slower.
+    pub least: usize,
+}
+
+/// Neighbours of an atom within `reach` (Å), from the density of the structure; of what is not periodic, the density of a solid.
+fn expected_neighbors(structure: &tesseral_atoms::Structure, reach: f64) -> f64 {
+    /// Atoms per Å³ of a dense solid.
+    const SOLID: f64 = 0.1;
+    let sphere = 4.0 / 3.0 * std::f64::consts::PI * reach.powi(3);
+    let volume = structure.cell.volume();
+    if structure.pbc == [true; 3] && volume > 0.0 {
+        structure.len() as f64 / volume * sphere
+    } else {
+        (structure.len() as f64).min(SOLID * sphere)
     }
 }
 

@@ -20,7 +20,9 @@ const DOMAINS: usize = 8;
 /// Atoms of a domain at least.
 const SMALLEST_DOMAIN: usize = 4;
 /// Rows of cotangents that are kept at the same time, about.
-const WAVE_ROWS: usize = 60_000;
+pub(super) const WAVE_ROWS: usize = 60_000;
+/// The same where memory is short.
+pub(super) const SHORT_WAVE_ROWS: usize = 8_000;
 /// Atoms whose cotangents are joined by one task.
 pub(super) const JOIN: usize = 64;
 
@@ -138,8 +140,9 @@ impl Topology {
         }
     }
 
-    /// Lists the pairs within `cutoff` (Å). `largest` bounds the atoms of a domain.
-    pub(super) fn new(structure: &Structure, species: &[u32], cutoff: f64, largest: usize) -> Result<Self, InferError> {
+    /// Lists the pairs within `cutoff` (Å). `largest` bounds the atoms of a domain, `wave_rows` the rows
+    /// of cotangents kept at a time.
+    pub(super) fn new(structure: &Structure, species: &[u32], cutoff: f64, largest: usize, wave_rows: usize) -> Result<Self, InferError> {
         let n = structure.len();
         let mut order = curve(structure)?;
         let size = n.div_ceil(DOMAINS).clamp(SMALLEST_DOMAIN.min(largest), DOMAIN_ATOMS.min(largest));
@@ -182,7 +185,7 @@ impl Topology {
         let mut start = 0;
         while start < domains.len() {
             let (mut end, mut rows) = (start, 0);
-            while end < domains.len() && (end == start || rows + domains[end].row_atoms.len() <= WAVE_ROWS) {
+            while end < domains.len() && (end == start || rows + domains[end].row_atoms.len() <= wave_rows) {
                 rows += domains[end].row_atoms.len();
                 end += 1;
             }

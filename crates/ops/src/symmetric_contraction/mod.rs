@@ -20,9 +20,9 @@
 mod autograd;
 mod basis;
 pub mod cpu;
-pub mod horner;
 mod product_tree;
 pub mod reference;
+pub mod sparse;
 
 use std::sync::Arc;
 

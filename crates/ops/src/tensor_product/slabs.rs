@@ -14,6 +14,9 @@ use crate::radial::table::{COEFFICIENTS, Section, Table};
 use crate::real::Real;
 use crate::slab::{HasSlabs, Slab, SlabKernel, dispatch, padded, width};
 
+/// How much of the tables the adjoint reads at the same time: what a second-level cache holds, since not all of it is visited.
+const TABLE_BYTES: usize = 1 << 20;
+
 /// One path of a block.
 #[derive(Debug, Clone)]
 struct SlabPath<T> {
@@ -339,10 +342,19 @@ struct Cotangents<T> {
     dt: *mut T,
 }
 
-/// The adjoint of all paths of a group, for a tile of components.
+/// How many slabs the adjoint takes at once, and how far apart their arrays are: addresses, features and their cotangents, G.
+#[derive(Clone, Copy)]
+struct Together {
+    slabs: usize,
+    table: usize,
+    x: usize,
+    g: usize,
+}
+
+/// The adjoint of all paths of a group, for a tile of components and some slabs: the more slabs, the fewer sums over lanes.
 ///
 /// # Safety
-/// As [`sums_tile`]; the cotangents have room for all edges and local rows, G (`g`) for all paths of the group.
+/// As [`sums_tile`], for all slabs; the cotangents have room for all edges and local rows, G (`g`) for all paths of the group.
 #[inline(always)]
 unsafe fn adjoint_tile<V: Slab, const N1: usize, const N2: usize, const UNIT: bool, const DX: bool>(
     edges: &Edges<V::Scalar>,
@@ -351,6 +363,7 @@ unsafe fn adjoint_tile<V: Slab, const N1: usize, const N2: usize, const UNIT: bo
     m1: usize,
     m2: usize,
     g: *const V::Scalar,
+    together: &Together,
 ) {
     let w = width::<V::Scalar>();
     let (n2, stride) = (group.edge_components, edges.components * group.edge_components * w);
@@ -364,52 +377,57 @@ unsafe fn adjoint_tile<V: Slab, const N1: usize, const N2: usize, const UNIT: bo
                 ys[j] = V::splat(*y.add(j));
             }
             let row = (*edges.rows.add(e) as usize * edges.components + m1) * w;
-            let mut x = [V::zero(); N1];
-            if !UNIT {
-                for i in 0..N1 {
-                    x[i] = V::load(edges.x.add(row + i * w));
-                }
-            }
-            let (mut dx, mut dy, mut dt) = ([V::zero(); N1], [V::zero(); N2], V::zero());
-            for p in 0..group.count {
-                let c = edges.table(e).add((group.first + p) * COEFFICIENTS * w);
-                // Horner's scheme for the value, and for the derivative alongside.
-                let mut r = V::load(c.add(5 * w));
-                let mut slope = r;
-                r = r.fma(t, V::load(c.add(4 * w)));
-                slope = slope.fma(t, r);
-                r = r.fma(t, V::load(c.add(3 * w)));
-                slope = slope.fma(t, r);
-                r = r.fma(t, V::load(c.add(2 * w)));
-                slope = slope.fma(t, r);
-                r = r.fma(t, V::load(c.add(w)));
-                slope = slope.fma(t, r);
-                r = r.fma(t, V::load(c));
-                let g = g.add(p * stride);
-                let mut dr = V::zero();
-                for i in 0..N1 {
-                    let rx = if UNIT { r } else { r.mul(x[i]) };
-                    let mut u = V::zero();
-                    for j in 0..N2 {
-                        let g = V::load(g.add(((m1 + i) * n2 + m2 + j) * w));
-                        u = if j == 0 { g.mul(ys[j]) } else { g.fma(ys[j], u) };
-                        dy[j] = g.fma(rx, dy[j]);
+            let (mut dy, mut dt) = ([V::zero(); N2], V::zero());
+            for slab in 0..together.slabs {
+                let table = *edges.table.add(slab * together.table + e) as *const V::Scalar;
+                let (at, g) = (slab * together.x + row, g.add(slab * together.g));
+                let mut x = [V::zero(); N1];
+                if !UNIT {
+                    for i in 0..N1 {
+                        x[i] = V::load(edges.x.add(at + i * w));
                     }
-                    if UNIT {
-                        dr = u;
-                    } else {
-                        dr = if i == 0 { x[i].mul(u) } else { x[i].fma(u, dr) };
-                        if DX {
-                            dx[i] = r.fma(u, dx[i]);
+                }
+                let mut dx = [V::zero(); N1];
+                for p in 0..group.count {
+                    let c = table.add((group.first + p) * COEFFICIENTS * w);
+                    // Horner's scheme for the value, and for the derivative alongside.
+                    let mut r = V::load(c.add(5 * w));
+                    let mut slope = r;
+                    r = r.fma(t, V::load(c.add(4 * w)));
+                    slope = slope.fma(t, r);
+                    r = r.fma(t, V::load(c.add(3 * w)));
+                    slope = slope.fma(t, r);
+                    r = r.fma(t, V::load(c.add(2 * w)));
+                    slope = slope.fma(t, r);
+                    r = r.fma(t, V::load(c.add(w)));
+                    slope = slope.fma(t, r);
+                    r = r.fma(t, V::load(c));
+                    let g = g.add(p * stride);
+                    let mut dr = V::zero();
+                    for i in 0..N1 {
+                        let rx = if UNIT { r } else { r.mul(x[i]) };
+                        let mut u = V::zero();
+                        for j in 0..N2 {
+                            let g = V::load(g.add(((m1 + i) * n2 + m2 + j) * w));
+                            u = if j == 0 { g.mul(ys[j]) } else { g.fma(ys[j], u) };
+                            dy[j] = g.fma(rx, dy[j]);
+                        }
+                        if UNIT {
+                            dr = u;
+                        } else {
+                            dr = if i == 0 { x[i].mul(u) } else { x[i].fma(u, dr) };
+                            if DX {
+                                dx[i] = r.fma(u, dx[i]);
+                            }
                         }
                     }
+                    dt = dr.fma(slope, dt);
                 }
-                dt = dr.fma(slope, dt);
-            }
-            if DX {
-                for i in 0..N1 {
-                    let to = out.dx.add(row + i * w);
-                    V::load(to).add(dx[i]).store(to);
+                if DX {
+                    for i in 0..N1 {
+                        let to = out.dx.add(at + i * w);
+                        V::load(to).add(dx[i]).store(to);
+                    }
                 }
             }
             let to = out.dy.add(e * edges.dim_edge + group.edge_offset + m2);
@@ -496,7 +514,7 @@ struct Forward<'a, 'b, T> {
     out: &'a mut [&'b mut [T]],
 }
 
-/// Addresses of the coefficients of each edge of a centre.
+/// Appends the addresses of the coefficients of each edge of a centre.
 #[inline(always)]
 fn addresses<T: Real>(
     edges: &Neighborhoods<'_, T>,
@@ -505,7 +523,6 @@ fn addresses<T: Real>(
     section: usize,
     to: &mut Vec<usize>,
 ) {
-    to.clear();
     if let [table] = tables {
         let (data, stride) = table.section(section);
         let (start, stride) = (data.as_ptr() as usize, stride * size_of::<T>());
@@ -535,6 +552,7 @@ impl<T: HasSlabs> SlabKernel<T> for Forward<'_, '_, T> {
             }
             for i in 0..edges.offsets.len() - 1 {
                 let range = edges.offsets[i] as usize..edges.offsets[i + 1] as usize;
+                table.clear();
                 addresses(&edges, range.clone(), tables, block.section + slab, table);
                 let of_atom = Edges {
                     count: range.len(),
@@ -615,35 +633,45 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
         let Scratch { x, sums, table } = scratch;
         sums.resize(block.sums * w, T::zero());
         let need_dx = !dx.is_empty();
-        for slab in 0..block.width / w {
+        let rows = if let Features::Rows(_, index) = features { index.len() } else { 0 };
+        let of_table: usize = tables.iter().map(|t| size_of_val(t.section(block.section).0)).sum();
+        let most = (TABLE_BYTES / of_table.max(1)).clamp(1, block.width / w);
+        sums.resize(most * block.sums * w, T::zero());
+        for first in (0..block.width / w).step_by(most) {
+            let slabs = most.min(block.width / w - first);
+            let size = rows * n1 * w;
             let mut of_slab = std::ptr::null_mut();
             if let Features::Rows(from, index) = features {
-                x.resize(index.len() * n1 * w, T::zero());
-                // SAFETY: `adjoint` has checked the indices; `x` was just sized.
-                unsafe { gather::<V>(from, index, n1, block.width, slab * w, x.as_mut_ptr()) };
+                x.resize(most * size, T::zero());
+                for slab in 0..slabs {
+                    // SAFETY: `adjoint` has checked the indices; `x` was just sized.
+                    unsafe { gather::<V>(from, index, n1, block.width, (first + slab) * w, x[slab * size..].as_mut_ptr()) };
+                }
                 if need_dx {
-                    let size = index.len() * n1 * w;
-                    of_slab = dx[slab * size..][..size].as_mut_ptr();
+                    of_slab = dx[first * size..][..slabs * size].as_mut_ptr();
                 }
             }
             for i in 0..edges.offsets.len() - 1 {
                 let range = edges.offsets[i] as usize..edges.offsets[i + 1] as usize;
-                // G of all paths.
-                for path in &block.paths {
-                    let output = &outputs[path.out_block];
-                    let rows = &g[path.out_block][i * output.components * output.width..][..output.components * output.width];
-                    let channel = path.out_channel + slab * w;
-                    let n12 = block.sums_of(path);
-                    let of_path = &mut sums[path.sums * w..][..n12 * w];
-                    of_path.fill(T::zero());
-                    for &(pair, m3, c) in &path.couplings {
-                        let from = &rows[m3 as usize * output.width + channel..][..w];
-                        let to = &mut of_path[pair as usize * w..][..w];
-                        // SAFETY: slabs were just sliced.
-                        unsafe { V::load(from.as_ptr()).fma(V::splat(c), V::load(to.as_ptr())).store(to.as_mut_ptr()) };
+                table.clear();
+                for slab in 0..slabs {
+                    addresses(&edges, range.clone(), tables, block.section + first + slab, table);
+                    // G of all paths.
+                    for path in &block.paths {
+                        let output = &outputs[path.out_block];
+                        let rows = &g[path.out_block][i * output.components * output.width..][..output.components * output.width];
+                        let channel = path.out_channel + (first + slab) * w;
+                        let of_path = &mut sums[(slab * block.sums + path.sums) * w..][..block.sums_of(path) * w];
+                        of_path.fill(T::zero());
+                        for &(pair, m3, c) in &path.couplings {
+                            let from = &rows[m3 as usize * output.width + channel..][..w];
+                            let to = &mut of_path[pair as usize * w..][..w];
+                            // SAFETY: slabs were just sliced.
+                            unsafe { V::load(from.as_ptr()).fma(V::splat(c), V::load(to.as_ptr())).store(to.as_mut_ptr()) };
+                        }
                     }
                 }
-                addresses(&edges, range.clone(), tables, block.section + slab, table);
+                let together = Together { slabs, table: range.len(), x: size, g: block.sums * w };
                 let of_atom = Edges {
                     count: range.len(),
                     table: table.as_ptr(),
@@ -665,15 +693,15 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
                         |m1, rows, m2, columns| unsafe {
                             if matches!(features, Features::Unit) {
                                 with_tile!(1, columns, |A, B| adjoint_tile::<V, A, B, true, false>(
-                                    &of_atom, &out, group, m1, m2, of_group
+                                    &of_atom, &out, group, m1, m2, of_group, &together
                                 ));
                             } else if need_dx {
                                 with_tile!(rows, columns, |A, B| adjoint_tile::<V, A, B, false, true>(
-                                    &of_atom, &out, group, m1, m2, of_group
+                                    &of_atom, &out, group, m1, m2, of_group, &together
                                 ));
                             } else {
                                 with_tile!(rows, columns, |A, B| adjoint_tile::<V, A, B, false, false>(
-                                    &of_atom, &out, group, m1, m2, of_group
+                                    &of_atom, &out, group, m1, m2, of_group, &together
                                 ));
                             }
                         },

@@ -2,6 +2,7 @@
 
 mod input;
 mod labelled;
+mod plan;
 mod report;
 mod scan;
 
@@ -36,6 +37,9 @@ pub(crate) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     let potential = settings::potential(&artifact, &args.model, args.dtype, args.engine)?;
     let header = potential.header();
     tracing::info!("{}: {}, cutoff {} Å", header.name, header.architecture_name(), header.cutoff());
+    if args.plan {
+        return plan::run(args, &potential);
+    }
     match args.output.as_deref() {
         None => Run::new(args, &potential, None).all(),
         Some(path) if path == Path::new("-") => {
