@@ -288,3 +288,59 @@ fn unusual_structures_work() {
     }
     assert!(energy(6) < energy(7));
 }
+
+/// Energy and forces of the first structure of `--json`.
+fn numbers(command: &mut assert_cmd::Command) -> Vec<f64> {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let line = &crate::common::json_lines(&String::from_utf8(output.stdout).unwrap())[0];
+    let forces = line["forces"].as_array().unwrap().iter().flat_map(|f| f.as_array().unwrap());
+    std::iter::once(&line["energy"]).chain(forces).map(|v| v.as_f64().unwrap()).collect()
+}
+
+#[test]
+fn engines_and_instruction_sets_agree() {
+    let sandbox = Sandbox::new();
+    let quartz = example("quartz.cif");
+    let of = |options: &[&str], set: &str| {
+        let mut arguments = vec!["evaluate", quartz.as_str(), "--json"];
+        arguments.extend(options);
+        numbers(sandbox.tesseral(&arguments).env("TESSERAL_SIMD", set))
+    };
+    let exact = of(&["--engine", "differentiable", "--dtype", "f64"], "");
+    let close = |got: &[f64], tolerance: f64| got.iter().zip(&exact).all(|(a, b)| (a - b).abs() < tolerance * (1.0 + b.abs()));
+    for set in ["", "avx2", "portable"] {
+        assert!(close(&of(&["--dtype", "f64"], set), 1e-9), "f64 {set}");
+        assert!(close(&of(&["--dtype", "f64", "--exact-radial"], set), 1e-11), "f64, exact {set}");
+        assert!(close(&of(&[], set), 1e-4), "f32 {set}");
+    }
+}
+
+#[test]
+fn plans_and_limits_of_memory() {
+    let sandbox = Sandbox::new();
+    let plan = sandbox.stdout(&["evaluate", &example("nacl.cif"), "--plan", "--json"]);
+    let plan = &crate::common::json_lines(&plan)[0];
+    assert!(plan["n_atoms"] == 8 && plan["edges"].as_u64() > Some(100) && plan["least_bytes"].as_u64() < plan["bytes"].as_u64(), "{plan}");
+    let refused = sandbox.run(&["evaluate", &example("nacl.cif"), "--memory", "10kB"]);
+    assert!(
+        refused.contains("exit code 1") && refused.contains("of memory, 10.0 kB may be used") && refused.contains("hint: raise --memory"),
+        "{refused}"
+    );
+    let wrong = sandbox.run(&["evaluate", &example("nacl.cif"), "--memory", "8 parsecs"]);
+    assert!(wrong.contains("exit code 2") && wrong.contains("is no unit"), "{wrong}");
+}
+
+#[test]
+fn bench_reports_times_beside_the_peak() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.stdout(&["bench", "--structure", &example("nacl.cif"), "--atoms", "60", "--steps", "2", "--json"]);
+    let result = &crate::common::json_lines(&text)[0];
+    assert_eq!(result["atoms"], 64);
+    for key in ["us_per_atom", "peak_gflops", "share_of_peak", "copy_gb_per_s", "gflop_per_step", "bytes_per_atom", "neighbors_per_atom"] {
+        assert!(result[key].as_f64() > Some(0.0), "{key}: {result}");
+    }
+    assert_eq!(result["stages"].as_array().unwrap().len(), 8);
+    let wrong = sandbox.run(&["bench", "--structure", &example("ethanol.extxyz"), "--atoms", "100"]);
+    assert!(wrong.contains("exit code 2") && wrong.contains("is not periodic"), "{wrong}");
+}

@@ -186,3 +186,74 @@ fn wrong_descriptions_and_shapes_are_errors() {
     let error = symmetric_contraction(&tensor(&[2, 3, 5]), &tensor(&[1, 1, 4]), &spec, &elements).unwrap_err();
     assert!(error.to_string().contains("tensors of 5 and 4 channels"), "{error}");
 }
+
+/// The sparse scheme for inference against the reference, channels padded to slabs, components in two blocks.
+fn compare_sparse<T: crate::slab::HasSlabs>(spec: &ContractionSpec, n: usize, k: usize, tolerance: f64) {
+    use super::sparse::{Layout, Scratch, SparseContraction};
+    let mut random = Random::new((n * 37 + k) as u64);
+    let width = crate::slab::padded::<T>(k);
+    let (dim, outputs) = (spec.dim(), spec.outputs());
+    let a = random.vec(n * dim * k);
+    let c = random.vec(spec.terms().len() * k);
+    let g = random.vec(n * outputs * k);
+    let (components, out_components) = ([1, dim - 1], [outputs]);
+    // [n, D, K] to one padded array for each block.
+    let pad = |x: &[f64], blocks: &[usize]| -> Vec<Vec<T>> {
+        let total: usize = blocks.iter().sum();
+        let mut first = 0;
+        blocks
+            .iter()
+            .map(|&count| {
+                let mut block = vec![T::zero(); n * count * width];
+                for i in 0..n {
+                    for m in 0..count {
+                        for u in 0..k {
+                            block[(i * count + m) * width + u] = T::of(x[(i * total + first + m) * k + u]);
+                        }
+                    }
+                }
+                first += count;
+                block
+            })
+            .collect()
+    };
+    let check = |got: &[Vec<T>], want: &[f64], blocks: &[usize], what: &str| {
+        let (want, mut found, mut expected) = (pad(want, blocks), Vec::new(), Vec::new());
+        for (got, want) in got.iter().zip(&want) {
+            found.extend(got.iter().map(|v| candle_core::WithDType::to_f64(*v)));
+            expected.extend(want.iter().map(|v| candle_core::WithDType::to_f64(*v)));
+        }
+        let error = relative_error(&found, &expected);
+        assert!(error < tolerance, "{what}, {n} atoms, {k} channels: {error:e}");
+    };
+    let plan = SparseContraction::new(spec);
+    let coefficients = plan.coefficients::<T>(&c, k);
+    let (features, cotangents) = (pad(&a, &components), pad(&g, &out_components));
+    let features: Vec<&[T]> = features.iter().map(Vec::as_slice).collect();
+    let cotangents: Vec<&[T]> = cotangents.iter().map(Vec::as_slice).collect();
+    let (layout, out_layout) = (Layout { components: &components, width }, Layout { components: &out_components, width });
+    let mut scratch = Scratch::default();
+    let mut out = vec![vec![T::zero(); n * outputs * width]];
+    let mut views: Vec<&mut [T]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+    plan.evaluate(&coefficients, n, (layout, &features), (out_layout, &mut views), &mut scratch);
+    let group_of = vec![0; n];
+    check(&out, &reference::evaluate(spec, k, &a, &c, &group_of), &out_components, "values");
+    let mut dx: Vec<Vec<T>> = components.iter().map(|m| vec![T::zero(); n * m * width]).collect();
+    let mut views: Vec<&mut [T]> = dx.iter_mut().map(Vec::as_mut_slice).collect();
+    plan.gradient(&coefficients, n, (layout, &features), (out_layout, &cotangents), &mut views, &mut scratch);
+    check(&dx, &reference::adjoint(spec, k, &a, &c, &g, &group_of), &components, "gradient");
+}
+
+#[test]
+fn sparse_scheme_equals_the_reference() {
+    let mut random = Random::new(9);
+    let mut specs = vec![random_spec(4, 1, &mut random), random_spec(16, 4, &mut random)];
+    specs.push(basis("1x0e+1x1o+1x2e+1x3o", &["0e", "1o"], 3).spec().as_ref().clone());
+    specs.push(basis("1x0e+1x1o", &["0e"], 1).spec().as_ref().clone());
+    for spec in &specs {
+        for (n, k) in [(1, 1), (2, 8), (5, 33), (0, 4)] {
+            compare_sparse::<f64>(spec, n, k, 1e-13);
+            compare_sparse::<f32>(spec, n, k, 5e-6);
+        }
+    }
+}

@@ -100,3 +100,115 @@ fn wrong_shapes_are_errors() {
     let short = Tensor::zeros((graph.num_edges(), 1), DType::F32, &Device::Cpu).unwrap();
     assert!(convolution(&x, &short, &w, &spec, &graph).unwrap_err().to_string().contains("fewer than its"));
 }
+
+/// The kernels for inference against the reference: radial weights from a table that is exact at the edges' distances.
+fn compare_slabs<T: crate::slab::HasSlabs>(spec: &TensorProductSpec, atoms: usize, tolerance: f64) {
+    use super::slabs::{Features, Neighborhoods, Scratch, SlabPlan};
+    use crate::radial::table::Table;
+    let mut random = Random::new(atoms as u64 + 17);
+    let graph = random_graph(atoms, &mut random);
+    let (edges, numel) = (graph.num_edges(), spec.weight_numel);
+    let (x, y) = (random.vec(atoms * spec.dim_in), random.vec(edges * spec.dim_edge));
+    let (r, slopes) = (random.vec(edges * numel), random.vec(edges * numel));
+    let plan = SlabPlan::<T>::new(spec);
+    let mut table = Table::<T>::empty();
+    table.tabulate_points(&r, &slopes, numel, plan.sections());
+    let narrow = |x: &[f64]| x.iter().map(|&v| T::of(v)).collect::<Vec<T>>();
+    let to_f64 = |v: T| candle_core::WithDType::to_f64(v);
+    // Radial weights as radial features with the identity as their last matrix.
+    let identity: Vec<f64> = (0..numel * numel).map(|k| f64::from(u8::from(k / numel == k % numel))).collect();
+    let convolve = |x: &[f64], y: &[f64], r: &[f64]| {
+        let row = |e: usize| y[e * spec.dim_edge..][..spec.dim_edge].iter().chain(&r[e * numel..][..numel]).copied();
+        let q: Vec<f64> = (0..edges).flat_map(row).collect();
+        reference::forward(spec, &graph, x, &q, &identity, numel)
+    };
+    let offsets: Vec<u32> = graph.segments().offsets().iter().map(|&o| o as u32).collect();
+    let cells: Vec<u32> = (0..edges as u32).collect();
+    let (tables, t, harmonics) = (vec![0u16; edges], vec![T::zero(); edges], narrow(&y));
+    let neighborhoods =
+        Neighborhoods { offsets: &offsets, rows: graph.neighbors(), tables: &tables, cells: &cells, t: &t, harmonics: &harmonics };
+    let all: Vec<u32> = (0..atoms as u32).collect();
+    // Features of each block, padded.
+    let block_of = |b: usize, x: &[f64]| {
+        let (offset, components, channels, width) = plan.block(b);
+        let mut rows = vec![T::zero(); atoms * components * width];
+        for i in 0..atoms {
+            for m in 0..components {
+                for u in 0..channels {
+                    rows[(i * components + m) * width + u] = T::of(x[i * spec.dim_in + offset + m * channels + u]);
+                }
+            }
+        }
+        rows
+    };
+    let place = |i: usize, b: usize, m: usize, c: usize| (i * plan.outputs()[b].components + m) * plan.outputs()[b].width + c;
+    let mut out: Vec<Vec<T>> = plan.outputs().iter().map(|o| vec![T::one(); atoms * o.components * o.width]).collect();
+    let mut scratch = Scratch::default();
+    for b in 0..plan.num_blocks() {
+        let mut views: Vec<&mut [T]> = out.iter_mut().map(Vec::as_mut_slice).collect();
+        plan.forward(b, neighborhoods, &[&table], Features::Rows(&block_of(b, &x), &all), &mut scratch, &mut views);
+    }
+    let want = convolve(&x, &y, &r);
+    let mut got = vec![0.0; want.len()];
+    let mut g: Vec<Vec<T>> = out.iter().map(|o| vec![T::zero(); o.len()]).collect();
+    let cotangent = random.vec(want.len());
+    for (b, output) in plan.outputs().iter().enumerate() {
+        for i in 0..atoms {
+            for m in 0..output.components {
+                for &(first, at, count) in &output.runs {
+                    for u in 0..count {
+                        let plain = i * spec.dim_out + output.offset + m * output.channels + first + u;
+                        got[plain] = to_f64(out[b][place(i, b, m, at + u)]);
+                        g[b][place(i, b, m, at + u)] = T::of(cotangent[plain]);
+                    }
+                }
+            }
+        }
+    }
+    assert!(relative_error(&got, &want) < tolerance, "{atoms} atoms: {:e}", relative_error(&got, &want));
+    // The adjoint, tested with other features, harmonics and weights in place of each in turn: the form is linear in all of them.
+    let (mut dy, mut dt) = (vec![T::zero(); y.len()], vec![T::zero(); edges]);
+    let views: Vec<&[T]> = g.iter().map(Vec::as_slice).collect();
+    let (other_x, other_y) = (random.vec(x.len()), random.vec(y.len()));
+    let mut by_features = 0.0;
+    let lanes = crate::slab::width::<T>();
+    for b in 0..plan.num_blocks() {
+        let (offset, components, channels, width) = plan.block(b);
+        let mut dx = vec![T::zero(); atoms * components * width];
+        let features = block_of(b, &x);
+        let to = (&mut dx[..], &mut dy[..], &mut dt[..]);
+        plan.adjoint(b, neighborhoods, &[&table], Features::Rows(&features, &all), &mut scratch, &views, to);
+        for i in 0..atoms {
+            for m in 0..components {
+                for u in 0..channels {
+                    let at = u / lanes * atoms * components * lanes + (i * components + m) * lanes + u % lanes;
+                    by_features += to_f64(dx[at]) * other_x[i * spec.dim_in + offset + m * channels + u];
+                }
+            }
+        }
+    }
+    let along = |x: &[f64], y: &[f64], r: &[f64]| convolve(x, y, r).iter().zip(&cotangent).map(|(a, b)| a * b).sum::<f64>();
+    let scale = cotangent.iter().zip(&want).map(|(a, b)| (a * b).abs()).sum::<f64>().max(1e-30) * 10.0;
+    let by_harmonics: f64 = dy.iter().zip(&other_y).map(|(&d, o)| to_f64(d) * o).sum();
+    let by_t: f64 = dt.iter().map(|&d| to_f64(d)).sum();
+    for (got, want) in [(by_features, along(&other_x, &y, &r)), (by_harmonics, along(&x, &other_y, &r)), (by_t, along(&x, &y, &slopes))] {
+        assert!((got - want).abs() <= tolerance * scale, "{atoms} atoms: {got} instead of {want}");
+    }
+}
+
+#[test]
+fn slabs_equal_the_reference() {
+    for (features, edge, most) in [
+        ("3x0e", "0e", 2),
+        ("16x0e+5x1o", "0e+1o+2e", 2),
+        ("33x0e+17x1o+3x2e", "0e+1o+2e+3o", 3),
+        ("2x0o+1x1e", "0e+1e", 2),
+        ("2x3o+1x4e", "0e+1o+2e+3o+4e", 4),
+    ] {
+        let spec = spec(features, edge, most);
+        for atoms in [1, 2, 9] {
+            compare_slabs::<f64>(&spec, atoms, 1e-13);
+            compare_slabs::<f32>(&spec, atoms, 3e-6);
+        }
+    }
+}
