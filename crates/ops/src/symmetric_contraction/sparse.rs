@@ -1,6 +1,6 @@
 //! The contraction for inference: sparse matrices of coefficients between products of components, streamed in the order of use.
 //!
-//! With q the products of up to ν − 1 components, P_M = V_M + Σ_c x_c · V_{M,c} and V_r = Σ_q C[r, q] · q: a monomial of the highest degree ν is one component
+//! With q the products of up to ν − 1 components, P_M = V_M + Σ_c x_c · V_{M,c} and V_r = Σ_q C\[r, q\] · q: a monomial of the highest degree ν is one component
 //! times a product, shorter ones are products themselves. So a coefficient costs one multiply-add, and its operands sit in registers or the
 //! first-level cache. The gradient needs V once more and Cᵀ h with h_M = g_M, h_{M,c} = g_M · x_c. Both orders of the coefficients of an element are
 //! laid out once, a slab of channels after the other.

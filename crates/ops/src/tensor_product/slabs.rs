@@ -1,9 +1,9 @@
 //! The convolution for inference: radial weights from a table, sums in registers, nothing per edge.
 //!
 //! For a centre and a slab of channels of one input block, a path with components (m1, m2) needs
-//! S[m1, m2] = Σ_e R_path(r_e) · x_e[m1] · Y_e[m2], an outer product whose sums stay in registers while the edges pass; the coupling coefficients are
-//! applied once a centre, out[m3] = Σ C[m1, m2, m3] · S[m1, m2]. The adjoint starts from G[m1, m2] = Σ_m3 C[m1, m2, m3] · g[m3], also once a centre:
-//! with u[m1] = Σ_m2 G[m1, m2] · Y[m2] an edge gives dx[m1] = R · u[m1], dR = Σ_m1 x[m1] · u[m1] and dY[m2] = Σ_m1 G[m1, m2] · R · x[m1].
+//! S\[m1, m2\] = Σ_e R_path(r_e) · x_e\[m1\] · Y_e\[m2\], an outer product whose sums stay in registers while the edges pass; the coupling coefficients are
+//! applied once a centre, out\[m3\] = Σ C\[m1, m2, m3\] · S\[m1, m2\]. The adjoint starts from G\[m1, m2\] = Σ_m3 C\[m1, m2, m3\] · g\[m3\], also once a centre:
+//! with u\[m1\] = Σ_m2 G\[m1, m2\] · Y\[m2\] an edge gives dx\[m1\] = R · u\[m1\], dR = Σ_m1 x\[m1\] · u\[m1\] and dY\[m2\] = Σ_m1 G\[m1, m2\] · R · x\[m1\].
 //!
 //! Slabs are the outer loop: the part of the table that belongs to one stays in the second-level cache for all centres of a call.
 
