@@ -323,7 +323,7 @@ impl<T: HasSlabs> Session<T> {
         let shared = Shared {
             plan: &plan,
             layer,
-            first: t == 0,
+            number: t,
             exact: self.exact,
             tables: &self.tables[t],
             at: Positions {
@@ -421,7 +421,7 @@ impl<T: HasSlabs> Session<T> {
             let shared = Shared {
                 plan: &plan,
                 layer,
-                first: t == 0,
+                number: t,
                 exact: self.exact,
                 tables: &self.tables[t],
                 at: Positions {

@@ -150,7 +150,8 @@ pub(super) struct Task<'a, T> {
 pub(super) struct Shared<'a, T> {
     pub(super) plan: &'a Plan<T>,
     pub(super) layer: &'a Layer<T>,
-    pub(super) first: bool,
+    /// Which layer it is.
+    pub(super) number: usize,
     pub(super) exact: bool,
     pub(super) tables: &'a LayerTables<T>,
     pub(super) at: Positions<'a>,
@@ -180,7 +181,7 @@ impl<T: HasSlabs> Shared<'_, T> {
             Some(x) => (x.of(&self.layer.features, atoms.clone()), self.sent.of(&self.layer.sent, atoms.clone())),
             None => (Vec::new(), Vec::new()),
         };
-        let constants = self.first.then(|| (self.constants, &self.of_atom[atoms]));
+        let constants = (self.number == 0).then(|| (self.constants, &self.of_atom[atoms]));
         Own { atoms: domain.num_atoms(), groups: &domain.groups, constants, x, up, rho }
     }
 
@@ -226,7 +227,7 @@ impl<T: HasSlabs> Shared<'_, T> {
             place(radial, of, exact_density, density_index, density_cells, density_t);
         }
         sources.clear();
-        let of_row = |&atom: &u32| if self.first { self.of_atom[atom as usize] } else { atom };
+        let of_row = |&atom: &u32| if self.number == 0 { self.of_atom[atom as usize] } else { atom };
         sources.extend(domain.row_atoms.iter().map(of_row));
     }
 
@@ -314,7 +315,7 @@ impl<T: HasSlabs> Shared<'_, T> {
                 to.copy_from_slice(from);
             }
             if let Some((up, factors)) = &layer.up {
-                let sent = &self.plan.layers[self.number() + 1].sent;
+                let sent = &self.plan.layers[self.number + 1].sent;
                 work.sent.resize(sent, n);
                 for (to, from) in work.sent.blocks.iter_mut().zip(above.dup.of(sent, atoms.clone())) {
                     to.copy_from_slice(from);
@@ -357,11 +358,6 @@ impl<T: HasSlabs> Shared<'_, T> {
             }
             self.pairs(domain, energies, dv, work);
         }
-    }
-
-    /// Which layer this is.
-    fn number(&self) -> usize {
-        self.plan.layers.iter().position(|l| std::ptr::eq(l, self.layer)).unwrap_or_default()
     }
 
     /// From the cotangents of messages and densities to those of edge vectors and of what the neighbours send.
