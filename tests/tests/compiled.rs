@@ -253,7 +253,7 @@ fn drift<T: HasSlabs>(structure: &Structure, kelvin: f64, steps: usize) -> (f64,
 
 #[test]
 fn energy_is_conserved() {
-    // The long run is `energy_is_conserved_over_20_000_steps`.
+    // The long runs are `energy_is_conserved_over_20_000_steps_in_f64` and `_in_f32`.
     let structure = crystal(1, 5.64, [11, 17]);
     let (slope, excursion) = drift::<f64>(&structure, 300.0, 1500);
     println!("f64: {slope:.1e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
@@ -262,11 +262,16 @@ fn energy_is_conserved() {
 
 #[test]
 #[ignore = "minutes long: 20,000 steps of 216 atoms; cargo test --release -p tesseral-tests --test compiled -- --ignored --nocapture"]
-fn energy_is_conserved_over_20_000_steps() {
-    let structure = crystal(3, 5.64, [11, 17]);
-    let (single, excursion) = drift::<f32>(&structure, 600.0, 20_000);
-    println!("f32: {single:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
-    let (double, excursion) = drift::<f64>(&structure, 600.0, 20_000);
-    println!("f64: {double:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
-    assert!(double.abs() < 1e-6, "{double}");
+fn energy_is_conserved_over_20_000_steps_in_f64() {
+    let (slope, excursion) = drift::<f64>(&crystal(3, 5.64, [11, 17]), 600.0, 20_000);
+    println!("f64: {slope:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
+    assert!(slope.abs() < 1e-6, "{slope}");
+}
+
+#[test]
+#[ignore = "minutes long, as the one in f64"]
+fn energy_is_conserved_over_20_000_steps_in_f32() {
+    let (slope, excursion) = drift::<f32>(&crystal(3, 5.64, [11, 17]), 600.0, 20_000);
+    println!("f32: {slope:.2e} eV/atom/ps, excursion {excursion:.1e} eV/atom");
+    assert!(slope.abs() < 1e-5, "{slope}");
 }
