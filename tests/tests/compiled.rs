@@ -104,6 +104,19 @@ fn sevennet_models() {
     }
 }
 
+/// Packages and checkpoints in one file: cutoffs that depend on the pair and its order, ZBL, factors that depend on the element.
+#[test]
+fn nequip_models() {
+    let folder = tesseral_tests::golden_folder().join("nequip");
+    let temporary = tempfile::tempdir().unwrap();
+    for file in ["no_parity_edge_cutoffs.nequip.zip", "parity_zbl_per_type.ckpt", "preset_s.ckpt", "v06_no_parity_zbl.nequip.pth"] {
+        let artifact = tesseral_import::import(&tesseral_tests::plain(&folder.join(format!("{file}.gz")), temporary.path())).unwrap();
+        let reference = folder.join(format!("ref_{}.extxyz", file.split('.').next().unwrap()));
+        let frames: Vec<Structure> = tesseral_atoms::io::read(&reference).unwrap().map(|f| f.unwrap()).collect();
+        conforms(file, &artifact, &frames);
+    }
+}
+
 /// Rattled rock salt of `2 · repeats³ · 4` atoms of two elements: several domains for every pass.
 fn crystal(repeats: usize, a: f64, elements: [u8; 2]) -> Structure {
     let mut random = tesseral_testkit::Random::new(11);

@@ -76,7 +76,8 @@ impl<T: HasSlabs> Radial<T> {
     ) -> Self {
         let columns = sections.iter().flatten().flatten().max().map_or(0, |&c| c as usize + 1);
         let (fold, by_center, by_neighbor) = fold.map_or((None, false, false), |(f, c, n)| (Some(f), c, n));
-        let (by_center, by_neighbor) = (by_center || functions.by_species(), by_neighbor || functions.by_species());
+        let ordered = functions.by_species() || basis.by_order();
+        let (by_center, by_neighbor) = (by_center || ordered, by_neighbor || ordered);
         let by_pair = basis.by_pair();
         let count = if by_center || by_neighbor || by_pair { species * species } else { 1 };
         Self {

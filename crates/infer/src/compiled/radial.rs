@@ -175,6 +175,11 @@ impl RadialBasis {
         !matches!(self.change, Change::None)
     }
 
+    /// Whether they differ between a pair and the same pair the other way round: cutoffs of pairs need not be symmetric.
+    pub(super) fn by_order(&self) -> bool {
+        matches!(self.change, Change::Stretch { .. })
+    }
+
     /// Where the functions of a pair end, Å.
     pub(super) fn cutoff(&self, pair: Pair) -> f64 {
         match &self.change {
