@@ -18,7 +18,7 @@ use crate::settings;
 const ATOMS: usize = 512;
 /// Standard deviation of the moves of a step, Å.
 const MOVE: f64 = 5e-3;
-/// Silicon and the element with which others are taken to form rock salt.
+/// Atomic number of the built-in structure, where the model knows it.
 const SILICON: u8 = 14;
 
 #[derive(Serialize)]

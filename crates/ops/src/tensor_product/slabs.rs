@@ -631,7 +631,6 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
         let Self { block, outputs, dim_edge, edges, tables, features, scratch, g, dx, dy, dt } = self;
         let (w, n1) = (width::<T>(), block.components);
         let Scratch { x, sums, table } = scratch;
-        sums.resize(block.sums * w, T::zero());
         let need_dx = !dx.is_empty();
         let rows = if let Features::Rows(_, index) = features { index.len() } else { 0 };
         let of_table: usize = tables.iter().map(|t| size_of_val(t.section(block.section).0)).sum();
