@@ -37,9 +37,20 @@ impl Calculator {
     /// # Errors
     /// If the structure cannot be evaluated.
     pub fn evaluate(&mut self, structure: &Structure) -> Result<Evaluation, InferError> {
+        let mut evaluation = Evaluation::default();
+        self.evaluate_into(structure, &mut evaluation)?;
+        Ok(evaluation)
+    }
+
+    /// As [`Self::evaluate`], in the memory of an earlier result: steps that keep their neighbour list then allocate nothing.
+    ///
+    /// # Errors
+    /// If the structure cannot be evaluated; `to` then holds nothing of use.
+    pub fn evaluate_into(&mut self, structure: &Structure, to: &mut Evaluation) -> Result<(), InferError> {
         crate::potential::check(structure)?;
         let skin = self.skin;
-        crate::potential::finite(forward!(&mut self.stepper, s => s.evaluate(structure, skin))?)
+        forward!(&mut self.stepper, s => s.evaluate_into(structure, skin, to))?;
+        crate::potential::finite(to)
     }
 
     /// Bytes of everything that grows with the structure.

@@ -141,7 +141,7 @@ impl Potential {
 
     fn evaluate_batched(&self, model: &Model, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
         let prepared: Vec<Result<PreparedStructure, InferError>> =
-            structures.par_iter().map(|s| check(s).and_then(|()| Ok(model.prepare(s)?))).collect();
+            structures.par_iter().map(|s| check(s).and_then(|()| Ok(s.validate()?)).and_then(|()| Ok(model.prepare(s)?))).collect();
         let mut results: Vec<Option<Result<Evaluation, InferError>>> = (0..structures.len()).map(|_| None).collect();
         let mut batch: Vec<usize> = Vec::new();
         let mut edges = 0;
@@ -183,7 +183,7 @@ impl Potential {
         match model.batch(&parts, &of, self.head).and_then(|b| model.evaluate(&b)) {
             Ok(evaluations) => {
                 for (&k, evaluation) in batch.iter().zip(evaluations) {
-                    results[k] = Some(finite(evaluation));
+                    results[k] = Some(finite(&evaluation).map(|()| evaluation));
                 }
             }
             Err(e) if batch.len() == 1 => results[batch[0]] = Some(Err(e.into())),
@@ -196,11 +196,12 @@ impl Potential {
     }
 }
 
+/// Whether a structure can be evaluated, but for its distances, which the compiled engine sees to.
 pub(crate) fn check(structure: &Structure) -> Result<(), InferError> {
     if structure.is_empty() {
         return Err(InferError::NoAtoms);
     }
-    Ok(structure.validate()?)
+    Ok(structure.validate_numbers()?)
 }
 
 /// Many small structures get a thread each; large ones all threads, one after another. The results are the same either way.
@@ -208,7 +209,7 @@ fn evaluate_each(
     structures: &[Structure],
     evaluate: impl Fn(&Structure, bool) -> Result<Evaluation, InferError> + Sync,
 ) -> Vec<Result<Evaluation, InferError>> {
-    let one = |s: &Structure, parallel| check(s).and_then(|()| evaluate(s, parallel)).and_then(finite);
+    let one = |s: &Structure, parallel| check(s).and_then(|()| evaluate(s, parallel)).and_then(|e| finite(&e).map(|()| e));
     if structures.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) {
         structures.par_iter().with_max_len(1).map(|s| one(s, false)).collect()
     } else {
@@ -216,7 +217,7 @@ fn evaluate_each(
     }
 }
 
-pub(crate) fn finite(evaluation: Evaluation) -> Result<Evaluation, InferError> {
+pub(crate) fn finite(evaluation: &Evaluation) -> Result<(), InferError> {
     let energy = evaluation.energy;
     if !energy.is_finite() {
         return Err(InferError::NotFinite { energy, what: "not a number that can be used" });
@@ -224,5 +225,5 @@ pub(crate) fn finite(evaluation: Evaluation) -> Result<Evaluation, InferError> {
     if !evaluation.forces.as_flattened().iter().all(|f| f.is_finite()) {
         return Err(InferError::NotFinite { energy, what: "but a force is not finite" });
     }
-    Ok(evaluation)
+    Ok(())
 }

@@ -25,7 +25,7 @@ enum Network {
 }
 
 /// What a model says about one structure.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluation {
     /// Energy, eV.
     pub energy: f64,

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
-use tesseral_atoms::Structure;
+use tesseral_atoms::{Structure, validation::SAME_SPOT};
+use tesseral_ops::radial::ScalarFunction;
 use tesseral_ops::slab::{HasSlabs, width};
 use tesseral_potentials::Evaluation;
 use tesseral_potentials::batch::species_of;
@@ -15,9 +16,9 @@ use super::node::read;
 use super::passes::{Above, LayerTables, Pool, Shared, TablesOf, Task};
 use super::plan::{Plan, scale_rows};
 use super::radial::Pair;
-use super::rows::{Rows, Shape};
+use super::rows::{PartsMut, Rows, SavedMut, Shape};
 use super::stages::{Clock, Stage};
-use super::topology::{Domain, JOIN, SHORT_WAVE_ROWS, Topology, WAVE_ROWS, Wave};
+use super::topology::{Domain, Entry, JOIN, SHORT_WAVE_ROWS, Topology, WAVE_ROWS, Wave};
 use crate::InferError;
 
 /// Atoms of a domain where radial functions are evaluated exactly, which takes room for every edge.
@@ -34,25 +35,14 @@ struct Listed {
 }
 
 /// The state of one structure between steps.
-pub(super) struct Session<T> {
+pub(super) struct Session<T: 'static> {
     plan: Arc<Plan<T>>,
-    exact: bool,
-    /// Bytes that may be used, and whether that makes nodes be computed twice.
+    /// Bytes that may be used.
     pub(super) limit: Option<usize>,
-    recompute: bool,
     /// Whether domains are computed by all threads, or by the one that asks.
     pub(super) parallel: bool,
     listed: Option<Listed>,
-    topology: Topology,
-    positions: Vec<[f64; 3]>,
-    species: Vec<u16>,
-    present: Vec<u32>,
-    squared_cutoffs: Vec<f64>,
-    tables: Vec<LayerTables<T>>,
-    /// Constants of the first layer and what atoms send there; by species, unless fields make them differ from atom to atom.
-    constants: Vec<Rows<T>>,
-    sent: Rows<T>,
-    of_atom: Vec<u32>,
+    setting: Setting<T>,
     field_energies: Vec<f64>,
     /// Features that leave each layer but the last, what they send, what is saved, densities.
     x: Vec<Rows<T>>,
@@ -64,6 +54,8 @@ pub(super) struct Session<T> {
     dup: [Rows<T>; 2],
     rows: Vec<Vec<T>>,
     dv: Vec<T>,
+    /// Empty between passes; it keeps its memory.
+    tasks: Vec<Task<'static, T>>,
     energies: Vec<f64>,
     forces: Vec<[f64; 3]>,
     strains: Vec<[[f64; 3]; 3]>,
@@ -71,40 +63,107 @@ pub(super) struct Session<T> {
     clock: Clock,
 }
 
-/// Runs `f` for each, by all threads or by this one.
-fn each<I: Send>(parallel: bool, items: Vec<I>, f: impl Fn(I) + Send + Sync) {
-    if parallel {
-        items.into_par_iter().with_max_len(1).for_each(f);
-    } else {
-        items.into_iter().for_each(f);
+/// What all passes of a step read: the structure, its neighbourhoods, and what was made for its species.
+struct Setting<T> {
+    exact: bool,
+    /// Whether memory is so short that nodes are computed twice.
+    recompute: bool,
+    topology: Topology,
+    positions: Vec<[f64; 3]>,
+    species: Vec<u16>,
+    present: Vec<u32>,
+    squared_cutoffs: Vec<f64>,
+    tables: Vec<LayerTables<T>>,
+    /// Constants of the first layer and what atoms send there; by species, unless fields make them differ from atom to atom.
+    constants: Vec<Rows<T>>,
+    sent: Rows<T>,
+    of_atom: Vec<u32>,
+    /// The pair repulsion of each pair of present species.
+    pair_functions: Vec<Option<ScalarFunction>>,
+}
+
+impl<T: HasSlabs> Setting<T> {
+    fn at<'a>(&'a self, cell: &'a [[f64; 3]; 3]) -> Positions<'a> {
+        Positions {
+            cell,
+            positions: &self.positions,
+            species: &self.species,
+            squared_cutoffs: &self.squared_cutoffs,
+            num_species: self.present.len(),
+        }
+    }
+
+    /// What the passes of layer `t` read, with the features that leave each layer and what they send.
+    fn layer<'a>(&'a self, plan: &'a Plan<T>, t: usize, cell: &'a [[f64; 3]; 3], x: &'a [Rows<T>], up: &'a [Rows<T>]) -> Shared<'a, T> {
+        Shared {
+            plan,
+            layer: &plan.layers[t],
+            number: t,
+            exact: self.exact,
+            tables: &self.tables[t],
+            at: self.at(cell),
+            species: &self.topology.species,
+            sent: if t == 0 { &self.sent } else { &up[t - 1] },
+            x: if t == 0 { None } else { Some(&x[t - 1]) },
+            constants: &self.constants,
+            of_atom: &self.of_atom,
+            pair_functions: &self.pair_functions,
+            recompute: self.recompute,
+        }
     }
 }
 
-/// Parts of consecutive chunks.
-fn chunks<T>(x: &mut [T], size: usize, count: usize) -> Vec<&mut [T]> {
-    let mut parts: Vec<&mut [T]> = x.chunks_mut(size.max(1)).collect();
-    parts.resize_with(count, Default::default);
-    parts
+/// Runs `f` for each, by all threads or by this one.
+fn each<I: Send>(parallel: bool, items: &mut [I], f: impl Fn(&mut I) + Send + Sync) {
+    if parallel {
+        items.par_iter_mut().with_max_len(1).for_each(f);
+    } else {
+        items.iter_mut().for_each(f);
+    }
+}
+
+/// Cuts the first `n` numbers off, or all there are.
+fn cut<'a, T>(x: &mut &'a mut [T], n: usize) -> &'a mut [T] {
+    let n = n.min(x.len());
+    let (mine, rest) = std::mem::take(x).split_at_mut(n);
+    *x = rest;
+    mine
+}
+
+/// Cuts the rows of the next `atoms` atoms off; those of nobody stay nobody's.
+fn cut_rows<'a, T: HasSlabs>(x: &mut PartsMut<'a, T>, shape: &Shape, atoms: usize) -> PartsMut<'a, T> {
+    x.iter_mut().enumerate().map(|(b, x)| cut(x, atoms * shape.row(b))).collect()
+}
+
+/// An empty list of tasks in the memory of an old one.
+fn emptied<'a, T>(mut tasks: Vec<Task<'_, T>>) -> Vec<Task<'a, T>> {
+    tasks.clear();
+    // Collecting in place keeps the memory.
+    tasks.into_iter().map(|_| unreachable!("it was cleared")).collect()
 }
 
 impl<T: HasSlabs> Session<T> {
     pub(super) fn new(plan: Arc<Plan<T>>, exact: bool) -> Self {
         Self {
             plan,
-            exact,
             limit: None,
-            recompute: false,
             parallel: true,
             listed: None,
-            topology: Topology::empty(),
-            positions: Vec::new(),
-            species: Vec::new(),
-            present: Vec::new(),
-            squared_cutoffs: Vec::new(),
-            tables: Vec::new(),
-            constants: Vec::new(),
-            sent: Rows::default(),
-            of_atom: Vec::new(),
+            setting: Setting {
+                exact,
+                recompute: false,
+                topology: Topology::empty(),
+                positions: Vec::new(),
+                species: Vec::new(),
+                present: Vec::new(),
+                squared_cutoffs: Vec::new(),
+                tables: Vec::new(),
+                constants: Vec::new(),
+                sent: Rows::default(),
+                of_atom: Vec::new(),
+                pair_functions: Vec::new(),
+            },
+            tasks: Vec::new(),
             field_energies: Vec::new(),
             x: Vec::new(),
             up: Vec::new(),
@@ -148,35 +207,35 @@ impl<T: HasSlabs> Session<T> {
         let plan = self.plan.clone();
         let species = species_of(structure, elements)?;
         let memory = plan.memory(structure, plan.cutoff + skin);
-        self.recompute = match self.limit {
+        self.setting.recompute = match self.limit {
             Some(limit) if memory.least > limit => {
                 return Err(InferError::Memory { atoms: memory.atoms, needed: memory.least, limit });
             }
             limit => limit.is_some_and(|limit| memory.bytes > limit),
         };
-        if self.recompute {
+        if self.setting.recompute {
             tracing::info!("memory is short: what layers save is computed again");
         }
-        let largest = if self.exact { EXACT_DOMAIN } else { usize::MAX };
-        let wave_rows = if self.recompute { SHORT_WAVE_ROWS } else { WAVE_ROWS };
-        self.topology = Topology::new(structure, &species, plan.cutoff + skin, largest, wave_rows)?;
+        let largest = if self.setting.exact { EXACT_DOMAIN } else { usize::MAX };
+        let wave_rows = if self.setting.recompute { SHORT_WAVE_ROWS } else { WAVE_ROWS };
+        self.setting.topology = Topology::new(structure, &species, plan.cutoff + skin, largest, wave_rows)?;
         let mut present = species.clone();
         present.sort_unstable();
         present.dedup();
-        if present != self.present || self.tables.is_empty() {
-            self.present = present;
-            self.tables = plan
+        if present != self.setting.present || self.setting.tables.is_empty() {
+            self.setting.present = present;
+            self.setting.tables = plan
                 .layers
                 .par_iter()
                 .map(|layer| {
-                    let of = |radial| TablesOf::new(radial, &plan, &self.present, self.exact);
+                    let of = |radial| TablesOf::new(radial, &plan, &self.setting.present, self.setting.exact);
                     Ok(LayerTables {
                         weights: of(&layer.convolution.radial)?,
                         density: layer.convolution.density.as_ref().map(of).transpose()?,
                     })
                 })
                 .collect::<Result<_, InferError>>()?;
-            for &s in &self.present {
+            for &s in &self.setting.present {
                 for layer in &plan.layers {
                     layer.node.prepare(s);
                     if let Some((up, _)) = &layer.up {
@@ -185,13 +244,15 @@ impl<T: HasSlabs> Session<T> {
                 }
             }
         }
-        let topology = &self.topology;
-        self.species.clear();
-        self.species.extend(topology.species.iter().map(|s| self.present.binary_search(s).unwrap_or_default() as u16));
-        self.squared_cutoffs.clear();
-        for &center in &self.present {
-            let of_pair = |&neighbor: &u32| plan.basis.cutoff(Pair { center, neighbor }).powi(2);
-            self.squared_cutoffs.extend(self.present.iter().map(of_pair));
+        let topology = &self.setting.topology;
+        self.setting.species.clear();
+        self.setting.species.extend(topology.species.iter().map(|s| self.setting.present.binary_search(s).unwrap_or_default() as u16));
+        self.setting.squared_cutoffs.clear();
+        self.setting.pair_functions.clear();
+        for &center in &self.setting.present {
+            let pairs = self.setting.present.iter().map(|&neighbor| Pair { center, neighbor });
+            self.setting.squared_cutoffs.extend(pairs.clone().map(|pair| plan.basis.cutoff(pair).powi(2)));
+            self.setting.pair_functions.extend(pairs.map(|pair| (plan.pair_energy.as_ref()?.of_pair)(pair)));
         }
         let n = topology.num_atoms();
         if let Some(fields) = &plan.initial.fields {
@@ -202,18 +263,18 @@ impl<T: HasSlabs> Session<T> {
                 .iter()
                 .flat_map(|d| d.groups.iter().map(move |(s, range)| (*s, range.start + d.atoms.start..range.end + d.atoms.start)))
                 .collect();
-            self.sent = Rows::zeros(&first.sent, n);
-            fields.up.forward(&x.views(), &mut self.sent.views_mut(), n, &groups, false);
-            self.constants = plan.constants(&x, &self.sent, n, &groups);
-            self.of_atom = (0..n as u32).collect();
+            self.setting.sent = Rows::zeros(&first.sent, n);
+            fields.up.forward(&x.views(), &mut self.setting.sent.views_mut(), n, &groups, false);
+            self.setting.constants = plan.constants(&x, &self.setting.sent, n, &groups);
+            self.setting.of_atom = (0..n as u32).collect();
             self.field_energies = energies;
         } else {
-            if self.constants.is_empty() {
+            if self.setting.constants.is_empty() {
                 let all: Vec<Group> = (0..plan.species).map(|s| (s as u32, s..s + 1)).collect();
-                self.constants = plan.constants(&plan.initial.x, &plan.initial.sent, plan.species, &all);
-                self.sent = plan.initial.sent.clone();
+                self.setting.constants = plan.constants(&plan.initial.x, &plan.initial.sent, plan.species, &all);
+                self.setting.sent = plan.initial.sent.clone();
             }
-            self.of_atom = topology.species.clone();
+            self.setting.of_atom = topology.species.clone();
         }
         self.resize(n, structure.len());
         self.listed = Some(Listed {
@@ -238,7 +299,7 @@ impl<T: HasSlabs> Session<T> {
             self.up[t].resize(&plan.layers[t + 1].sent, n);
             let shapes = layer.node.saved();
             self.saved[t].resize_with(shapes.len(), Rows::default);
-            if self.recompute {
+            if self.setting.recompute {
                 self.saved[t] = shapes.iter().map(|_| Rows::default()).collect();
                 self.rho[t] = Vec::new();
                 continue;
@@ -246,11 +307,11 @@ impl<T: HasSlabs> Session<T> {
             self.saved[t].iter_mut().zip(&shapes).for_each(|(rows, shape)| rows.resize(shape, n));
             self.rho[t].resize(if layer.convolution.density.is_some() { n } else { 0 }, T::zero());
         }
-        self.dv.resize(3 * self.topology.num_edges(), T::zero());
+        self.dv.resize(3 * self.setting.topology.num_edges(), T::zero());
         self.energies.resize(n, 0.0);
         self.forces.resize(atoms, [0.0; 3]);
-        self.strains.resize(self.topology.domains.len(), [[0.0; 3]; 3]);
-        let most = self.topology.waves.iter().map(|w| w.domains.len()).max().unwrap_or(0);
+        self.strains.resize(self.setting.topology.domains.len(), [[0.0; 3]; 3]);
+        let most = self.setting.topology.waves.iter().map(|w| w.domains.len()).max().unwrap_or(0);
         self.rows.resize_with(most, Vec::new);
     }
 
@@ -259,90 +320,74 @@ impl<T: HasSlabs> Session<T> {
         self.listed = None;
     }
 
-    /// Energy, forces and stress. Neighbours are listed up to `skin` (Å) beyond the cutoff, and only when an atom has moved half of it.
-    pub(super) fn evaluate(&mut self, structure: &Structure, elements: &[u8], skin: f64) -> Result<Evaluation, InferError> {
+    /// Energy, forces and stress, written to `to`. Neighbours are listed up to `skin` (Å) beyond the cutoff, and only when an atom has moved half of it;
+    /// while the list holds, nothing is allocated (with one thread; several allocate for their queue).
+    pub(super) fn evaluate(&mut self, structure: &Structure, elements: &[u8], skin: f64, to: &mut Evaluation) -> Result<(), InferError> {
         self.clock.start();
         if !self.is_current(structure, skin) {
             match self.rebuild(structure, elements, skin) {
                 Err(error @ InferError::Table { .. }) => {
                     tracing::warn!("{error}: they are evaluated exactly, which is slower");
-                    self.exact = true;
-                    self.tables.clear();
+                    self.setting.exact = true;
+                    self.setting.tables.clear();
                     self.rebuild(structure, elements, skin)?;
                 }
-                other => other?,
+                // Whatever else is wrong, validation says it best.
+                other => other.or_else(|error| structure.validate().map_err(InferError::from).and(Err(error)))?,
             }
         }
         self.clock.end(Stage::Lists);
-        self.positions.clear();
-        self.positions.extend(self.topology.order.iter().map(|&i| structure.positions[i as usize]));
-        let last = self.plan.layers.len() - 1;
+        let Setting { positions, topology, .. } = &mut self.setting;
+        positions.clear();
+        positions.extend(topology.order.iter().map(|&i| structure.positions[i as usize]));
+        let plan = self.plan.clone();
+        let last = plan.layers.len() - 1;
         for t in 0..last {
-            self.forward(t, &structure.cell.vectors);
+            self.forward(&plan, t, &structure.cell.vectors);
         }
         for t in (0..=last).rev() {
-            self.backward(t, &structure.cell.vectors);
+            self.backward(&plan, t, &structure.cell.vectors);
         }
-        Ok(self.assemble(structure))
+        self.assemble(structure, to);
+        if self.take_closest() < SAME_SPOT * SAME_SPOT {
+            structure.validate()?;
+        }
+        Ok(())
     }
 
-    fn forward(&mut self, t: usize, cell: &[[f64; 3]; 3]) {
-        let plan = self.plan.clone();
+    /// The smallest squared distance of the last step, Å².
+    fn take_closest(&mut self) -> f64 {
+        let works = self.pool.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        works.iter_mut().fold(f64::INFINITY, |closest, work| closest.min(std::mem::replace(&mut work.geometry.closest, f64::INFINITY)))
+    }
+
+    fn forward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
         let layer = &plan.layers[t];
-        let (n, size) = (self.topology.num_atoms(), self.topology.domain_size);
-        let count = self.topology.domains.len();
-        let (before, here) = self.up.split_at_mut(t);
+        let setting = &self.setting;
+        let n = setting.topology.num_atoms();
+        let (up_before, up_here) = self.up.split_at_mut(t);
         let (x_before, x_here) = self.x.split_at_mut(t);
-        let shapes = layer.node.saved();
-        let kept = if self.recompute { &mut [] } else { self.saved[t].as_mut_slice() };
-        let mut saved: Vec<_> = kept.iter_mut().zip(&shapes).map(|(r, s)| r.chunks_mut(s, n, size).into_iter()).collect();
+        let shared = setting.layer(plan, t, cell, x_before, up_before);
         let sent = &plan.layers[t + 1].sent;
-        let out = x_here[0].chunks_mut(&layer.out, n, size);
-        let up = here[0].chunks_mut(sent, n, size);
-        let rho = chunks(&mut self.rho[t], size, count);
-        let tasks: Vec<Task<'_, T>> = self
-            .topology
-            .domains
-            .iter()
-            .zip(out)
-            .zip(up)
-            .zip(rho)
-            .map(|(((domain, out), up), rho)| Task {
-                domain,
-                saved: saved.iter_mut().filter_map(Iterator::next).collect(),
-                out,
-                up,
-                rho,
-                dx: Vec::new(),
-                dup: Vec::new(),
-                rows: &mut [],
-                dv: &mut [],
-                energies: &mut [],
-            })
-            .collect();
-        let shared = Shared {
-            plan: &plan,
-            layer,
-            number: t,
-            exact: self.exact,
-            tables: &self.tables[t],
-            at: Positions {
-                cell,
-                positions: &self.positions,
-                species: &self.species,
-                squared_cutoffs: &self.squared_cutoffs,
-                num_species: self.present.len(),
-            },
-            species: &self.topology.species,
-            sent: if t == 0 { &self.sent } else { &before[t - 1] },
-            x: if t == 0 { None } else { Some(&x_before[t - 1]) },
-            constants: &self.constants,
-            of_atom: &self.of_atom,
-            recompute: self.recompute,
-        };
+        let shapes = layer.node.saved();
+        let kept = if setting.recompute { &mut [] } else { self.saved[t].as_mut_slice() };
+        let mut saved: SavedMut<'_, T> = kept.iter_mut().map(Rows::views_mut).collect();
+        let (mut out, mut up, mut rho) = (x_here[0].views_mut(), up_here[0].views_mut(), self.rho[t].as_mut_slice());
+        debug_assert!(out.iter().enumerate().all(|(b, x)| x.len() == n * layer.out.row(b)));
+        let mut tasks = emptied(std::mem::take(&mut self.tasks));
+        tasks.extend(setting.topology.domains.iter().map(|domain| {
+            let atoms = domain.num_atoms();
+            Task {
+                saved: saved.iter_mut().zip(&shapes).map(|(x, shape)| cut_rows(x, shape, atoms)).collect(),
+                out: cut_rows(&mut out, &layer.out, atoms),
+                up: cut_rows(&mut up, sent, atoms),
+                rho: cut(&mut rho, atoms),
+                ..Task::of(domain)
+            }
+        }));
         let pool = &self.pool;
-        each(self.parallel, tasks, |mut task| {
-            pool.with(&plan, |work| {
+        each(self.parallel, &mut tasks, |task| {
+            pool.with(plan, |work| {
                 shared.messages(task.domain, work);
                 let atoms = task.domain.num_atoms();
                 if shared.recompute {
@@ -361,13 +406,15 @@ impl<T: HasSlabs> Session<T> {
                 }
             });
         });
+        self.tasks = emptied(tasks);
     }
 
-    fn backward(&mut self, t: usize, cell: &[[f64; 3]; 3]) {
-        let plan = self.plan.clone();
+    fn backward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
         let (layer, last) = (&plan.layers[t], t + 1 == plan.layers.len());
-        let (n, size) = (self.topology.num_atoms(), self.topology.domain_size);
-        let unit_row = layer.convolution.plan.row();
+        let setting = &self.setting;
+        let topology = &setting.topology;
+        let n = topology.num_atoms();
+        let row = layer.convolution.plan.row();
         // Cotangents of this layer's inputs are written to one buffer, those of its outputs are read from the other.
         let write = t % 2;
         if t > 0 {
@@ -375,118 +422,89 @@ impl<T: HasSlabs> Session<T> {
             self.dup[write].resize(&layer.sent, n);
             self.dup[write].blocks.iter_mut().for_each(|b| b.fill(T::zero()));
         }
-        let waves = std::mem::take(&mut self.topology.waves);
-        for wave in &waves {
-            let atoms = self.topology.domains[wave.domains.start].atoms.start..self.topology.domains[wave.domains.end - 1].atoms.end;
-            let count = wave.domains.len();
+        let shared = setting.layer(plan, t, cell, &self.x, &self.up);
+        for wave in &topology.waves {
+            let first = topology.domains[wave.domains.start].atoms.start;
             let [even, odd] = &mut self.dx;
             let (dx, g) = if write == 0 { (even, &*odd) } else { (odd, &*even) };
             let [even, odd] = &mut self.dup;
             let (dup, gup) = if write == 0 { (even, &*odd) } else { (odd, &*even) };
-            let (mut dx_parts, mut dup_parts): (Vec<Vec<&mut [T]>>, Vec<Vec<&mut [T]>>) =
-                ((0..count).map(|_| Vec::new()).collect(), (0..count).map(|_| Vec::new()).collect());
+            let (mut dx_rest, mut dup_rest) = (PartsMut::new(), PartsMut::new());
             if t > 0 {
-                dx_parts = part_of(dx, &layer.features, &atoms, size);
-                dup_parts = part_of(dup, &layer.sent, &atoms, size);
+                (dx_rest, dup_rest) = (dx.views_mut(), dup.views_mut());
+                cut_rows(&mut dx_rest, &layer.features, first);
+                cut_rows(&mut dup_rest, &layer.sent, first);
             }
-            let edges = self.topology.offsets[atoms.start]..self.topology.offsets[atoms.end];
-            let mut dv = &mut self.dv[3 * edges.start..3 * edges.end];
-            let energies = self.energies[atoms.clone()].chunks_mut(size);
-            let tasks: Vec<Task<'_, T>> = self.topology.domains[wave.domains.clone()]
-                .iter()
-                .zip(self.rows.iter_mut())
-                .zip(energies)
-                .zip(dx_parts.into_iter().zip(dup_parts))
-                .map(|(((domain, rows), energies), (dx, dup))| {
-                    let (mine, rest) = std::mem::take(&mut dv).split_at_mut(3 * domain.rows.len());
-                    dv = rest;
-                    if t > 0 {
-                        rows.clear();
-                        rows.resize(domain.row_atoms.len() * unit_row, T::zero());
-                    }
-                    Task {
-                        domain,
-                        saved: Vec::new(),
-                        out: Vec::new(),
-                        up: Vec::new(),
-                        rho: &mut [],
-                        dx,
-                        dup,
-                        rows: if t > 0 { rows } else { &mut [] },
-                        dv: mine,
-                        energies,
-                    }
-                })
-                .collect();
-            let shared = Shared {
-                plan: &plan,
-                layer,
-                number: t,
-                exact: self.exact,
-                tables: &self.tables[t],
-                at: Positions {
-                    cell,
-                    positions: &self.positions,
-                    species: &self.species,
-                    squared_cutoffs: &self.squared_cutoffs,
-                    num_species: self.present.len(),
-                },
-                species: &self.topology.species,
-                sent: if t == 0 { &self.sent } else { &self.up[t - 1] },
-                x: if t == 0 { None } else { Some(&self.x[t - 1]) },
-                constants: &self.constants,
-                of_atom: &self.of_atom,
-                recompute: self.recompute,
-            };
+            let mut dv = &mut self.dv[3 * topology.offsets[first]..];
+            let mut energies = &mut self.energies[first..];
+            let mut tasks = emptied(std::mem::take(&mut self.tasks));
+            tasks.extend(topology.domains[wave.domains.clone()].iter().zip(&mut self.rows).map(|(domain, rows)| {
+                let atoms = domain.num_atoms();
+                if t > 0 {
+                    rows.clear();
+                    rows.resize(domain.row_atoms.len() * row, T::zero());
+                }
+                Task {
+                    dx: cut_rows(&mut dx_rest, &layer.features, atoms),
+                    dup: cut_rows(&mut dup_rest, &layer.sent, atoms),
+                    rows: if t > 0 { rows } else { &mut [] },
+                    dv: cut(&mut dv, 3 * domain.rows.len()),
+                    energies: cut(&mut energies, atoms),
+                    ..Task::of(domain)
+                }
+            }));
             let above = (!last).then(|| Above { saved: &self.saved[t], out: &self.x[t], rho: &self.rho[t], dx: g, dup: gup });
             let pool = &self.pool;
-            each(self.parallel, tasks, |task| pool.with(&plan, |work| shared.adjoint(task, above.as_ref(), work)));
+            each(self.parallel, &mut tasks, |task| pool.with(plan, |work| shared.adjoint(task, above.as_ref(), work)));
+            self.tasks = emptied(tasks);
+            drop((dx_rest, dup_rest));
             if t > 0 {
                 self.clock.start();
                 join(wave, &self.rows, &layer.convolution, &layer.sent, &mut self.dup[write], self.parallel);
                 self.clock.end(Stage::Join);
             }
         }
-        self.topology.waves = waves;
     }
 
-    fn assemble(&mut self, structure: &Structure) -> Evaluation {
-        let at = Positions {
-            cell: &structure.cell.vectors,
-            positions: &self.positions,
-            species: &self.species,
-            squared_cutoffs: &self.squared_cutoffs,
-            num_species: self.present.len(),
-        };
-        let (topology, dv, pool, plan) = (&self.topology, &self.dv, &self.pool, &self.plan);
-        let tasks: Vec<_> =
-            topology.domains.iter().zip(self.forces.chunks_mut(topology.domain_size)).zip(self.strains.iter_mut()).collect();
-        each(self.parallel, tasks, |((domain, forces), strain)| {
-            *strain = pool.with(plan, |work| {
+    fn assemble(&mut self, structure: &Structure, to: &mut Evaluation) {
+        let (setting, dv, pool, plan) = (&self.setting, &self.dv, &self.pool, &self.plan);
+        let (topology, at) = (&setting.topology, setting.at(&structure.cell.vectors));
+        let of_domain = |domain: &Domain, forces: &mut [[f64; 3]]| {
+            pool.with(plan, |work| {
                 let strain = work.geometry.forces(domain, at, dv, &topology.reverse, forces);
                 work.clock.end(Stage::Forces);
                 strain
-            });
-        });
-        let n = topology.num_atoms();
-        let (mut forces, mut atomic_energies) = (vec![[0.0; 3]; n], vec![0.0; n]);
-        for (k, &i) in topology.order.iter().enumerate() {
-            forces[i as usize] = self.forces[k];
-            let fields = self.field_energies.get(k).copied().unwrap_or(0.0);
-            atomic_energies[i as usize] = self.energies[k] + fields;
+            })
+        };
+        if self.parallel {
+            let forces = self.forces.par_chunks_mut(topology.domain_size);
+            let domains = topology.domains.par_iter().with_max_len(1);
+            domains.zip(forces).zip(&mut self.strains).for_each(|((domain, forces), strain)| *strain = of_domain(domain, forces));
+        } else {
+            let forces = self.forces.chunks_mut(topology.domain_size);
+            let domains = topology.domains.iter();
+            domains.zip(forces).zip(&mut self.strains).for_each(|((domain, forces), strain)| *strain = of_domain(domain, forces));
         }
-        let stress = (structure.pbc == [true; 3]).then(|| {
+        let n = topology.num_atoms();
+        to.forces.resize(n, [0.0; 3]);
+        to.atomic_energies.resize(n, 0.0);
+        for (k, &i) in topology.order.iter().enumerate() {
+            to.forces[i as usize] = self.forces[k];
+            let fields = self.field_energies.get(k).copied().unwrap_or(0.0);
+            to.atomic_energies[i as usize] = self.energies[k] + fields;
+        }
+        to.energy = to.atomic_energies.iter().sum();
+        to.stress = (structure.pbc == [true; 3]).then(|| {
             let volume = structure.cell.volume();
             let sum = |a: usize, b: usize| self.strains.iter().map(|s| s[a][b]).sum::<f64>();
             std::array::from_fn(|a| std::array::from_fn(|b| 0.5 * (sum(a, b) + sum(b, a)) / volume))
         });
-        Evaluation { energy: atomic_energies.iter().sum(), forces, stress, atomic_energies }
     }
 
     /// Bytes of everything that grows with the structure.
     pub(super) fn bytes(&self) -> usize {
         let rows = |r: &[Rows<T>]| r.iter().map(Rows::bytes).sum::<usize>();
-        self.topology.bytes()
+        self.setting.topology.bytes()
             + rows(&self.x)
             + rows(&self.up)
             + self.saved.iter().map(|s| rows(s)).sum::<usize>()
@@ -501,20 +519,14 @@ impl<T: HasSlabs> Session<T> {
     /// Edges within the cutoff at the last positions.
     pub(super) fn num_edges(&self) -> usize {
         let Some(listed) = &self.listed else { return 0 };
-        let at = Positions {
-            cell: &listed.cell,
-            positions: &self.positions,
-            species: &self.species,
-            squared_cutoffs: &self.squared_cutoffs,
-            num_species: self.present.len(),
-        };
+        let at = self.setting.at(&listed.cell);
         let of_domain = |domain: &Domain| {
             self.pool.with(&self.plan, |work| {
                 work.geometry.update(domain, at);
                 work.geometry.num_edges()
             })
         };
-        self.topology.domains.iter().map(of_domain).sum()
+        self.setting.topology.domains.iter().map(of_domain).sum()
     }
 
     /// Seconds of each stage since the last call.
@@ -530,57 +542,39 @@ impl<T: HasSlabs> Session<T> {
 
     /// As [`Plan::flops`], for the last structure.
     pub(super) fn flops(&self) -> f64 {
-        self.plan.flops(self.topology.num_atoms(), self.num_edges())
+        self.plan.flops(self.setting.topology.num_atoms(), self.num_edges())
     }
-}
-
-/// Parts of the domains of a wave that starts and ends with `atoms`.
-fn part_of<'a, T: HasSlabs>(rows: &'a mut Rows<T>, shape: &Shape, atoms: &std::ops::Range<usize>, size: usize) -> Vec<Vec<&'a mut [T]>> {
-    let mut parts: Vec<Vec<&mut [T]>> = (0..atoms.len().div_ceil(size)).map(|_| Vec::new()).collect();
-    for (b, block) in rows.blocks.iter_mut().enumerate() {
-        let row = shape.row(b);
-        for (part, chunk) in parts.iter_mut().zip(block[atoms.start * row..atoms.end * row].chunks_mut((size * row).max(1))) {
-            part.push(chunk);
-        }
-    }
-    parts
 }
 
 /// Adds the rows that the domains of a wave have collected to the atoms they belong to, in the order of the domains.
 fn join<T: HasSlabs>(wave: &Wave, rows: &[Vec<T>], convolution: &Convolution<T>, shape: &Shape, to: &mut Rows<T>, parallel: bool) {
     let plan = &convolution.plan;
     let w = width::<T>();
-    let starts: Vec<usize> = (0..plan.num_blocks())
-        .scan(0, |sum, b| {
-            let (_, components, _, block_width) = plan.block(b);
-            let start = *sum;
-            *sum += components * block_width;
-            Some(start)
-        })
-        .collect();
+    let mut start = 0;
     for b in 0..plan.num_blocks() {
         let (_, components, _, block_width) = plan.block(b);
         let row = shape.row(convolution.inputs[b]);
-        let mut wanted = wave.chunks.iter().peekable();
-        let mut jobs = Vec::with_capacity(wave.chunks.len());
-        for (k, chunk) in to.blocks[convolution.inputs[b]].chunks_mut(JOIN * row).enumerate() {
-            if let Some((_, entries)) = wanted.next_if(|(c, _)| *c == k) {
-                jobs.push((chunk, entries));
-            }
-        }
-        each(parallel, jobs, |(chunk, entries)| {
+        let add = |chunk: &mut [T], entries: &[Entry]| {
             for entry in entries {
                 let from = &rows[entry.slot as usize];
                 let count = from.len() / plan.row();
                 let to = &mut chunk[entry.atom as usize * row..][..row];
                 for slab in 0..block_width / w {
-                    let at = starts[b] * count + (slab * count + entry.row as usize) * components * w;
+                    let at = start * count + (slab * count + entry.row as usize) * components * w;
                     for (m, from) in from[at..at + components * w].chunks_exact(w).enumerate() {
                         let to = &mut to[m * block_width + slab * w..][..w];
                         to.iter_mut().zip(from).for_each(|(t, &f)| *t += f);
                     }
                 }
             }
-        });
+        };
+        let to = &mut to.blocks[convolution.inputs[b]];
+        let of_chunk = |k: usize| wave.chunks.binary_search_by_key(&k, |(c, _)| *c).map_or(&[][..], |at| &wave.chunks[at].1);
+        if parallel {
+            to.par_chunks_mut(JOIN * row).enumerate().for_each(|(k, chunk)| add(chunk, of_chunk(k)));
+        } else {
+            to.chunks_mut(JOIN * row).enumerate().for_each(|(k, chunk)| add(chunk, of_chunk(k)));
+        }
+        start += components * block_width;
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Geometry<T> {
     pub(super) harmonics: Vec<T>,
     functions: Harmonics<T>,
     dim_edge: usize,
+    /// The smallest squared distance since it was last reset, Å².
+    pub(super) closest: f64,
     /// Position and shift of each row, Å.
     row_positions: Vec<([f64; 3], [f64; 3])>,
 }
@@ -57,6 +59,7 @@ impl<T: HasSlabs> Geometry<T> {
             harmonics: Vec::new(),
             functions: Harmonics::new(lmax, normalize),
             dim_edge: (lmax + 1) * (lmax + 1),
+            closest: f64::INFINITY,
             row_positions: Vec::new(),
         }
     }
@@ -92,6 +95,7 @@ impl<T: HasSlabs> Geometry<T> {
                 let v: [f64; 3] = std::array::from_fn(|x| (neighbor[x] - center[x]) + shift[x]);
                 let squared = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
                 let pair = of_center + at.species[domain.row_atoms[row as usize] as usize] as usize;
+                self.closest = self.closest.min(squared);
                 if squared < at.squared_cutoffs[pair] {
                     self.rows.push(row);
                     self.listed.push(e);

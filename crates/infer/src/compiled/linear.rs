@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+use smallvec::{SmallVec, smallvec};
 use tesseral_o3::Irrep;
 use tesseral_ops::linear::LinearSpec;
 use tesseral_ops::slab::HasSlabs;
@@ -147,7 +148,7 @@ impl<T: HasSlabs> Linear<T> {
 
     /// `dx (+)= Lᵀ g`
     pub(super) fn adjoint(&self, g: &[&[T]], dx: &mut [&mut [T]], atoms: usize, groups: &[Group], accumulate: bool) {
-        let mut written = vec![accumulate; dx.len()];
+        let mut written: SmallVec<[bool; 8]> = smallvec![accumulate; dx.len()];
         for part in &self.parts {
             self.each_group(groups, atoms, |species, range| {
                 let rows = range.len() * part.components;
@@ -216,8 +217,10 @@ impl<T: HasSlabs> ScalarNetwork<T> {
     pub(super) fn evaluate(&self, x: &[T], width: usize, energies: &mut [f64], seeds: &[T], dx: &mut [T], scratch: &mut ScalarScratch<T>) {
         let n = energies.len();
         let count = self.layers.len();
-        scratch.before.resize_with(count, Vec::new);
-        scratch.after.resize_with(count, Vec::new);
+        // The longest network decides, so that no buffer is dropped.
+        let most = count.max(scratch.before.len());
+        scratch.before.resize_with(most, Vec::new);
+        scratch.after.resize_with(most, Vec::new);
         for (k, layer) in self.layers.iter().enumerate() {
             let (done, rest) = scratch.after.split_at_mut(k);
             let (input, stride) = done.last().map_or((x, width), |v| (v.as_slice(), layer.n_in));

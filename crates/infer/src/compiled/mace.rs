@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use smallvec::{SmallVec, smallvec};
 use tesseral_o3::{Irrep, Irreps, MulIrrep, TensorProductPaths};
 use tesseral_ops::linear::LinearSpec;
 use tesseral_ops::slab::HasSlabs;
@@ -19,7 +20,7 @@ use super::linear::{Group, Linear, ScalarLayer, ScalarNetwork};
 use super::node::{Back, Gate, Node, NodeWork, Own, add_constants, read};
 use super::plan::{Energies, FieldEmbedding, Initial, Layer, PairEnergy, Plan, apply_plain, config_error};
 use super::radial::{Network, Pair, RadialBasis, RadialFunctions};
-use super::rows::{Rows, Shape};
+use super::rows::{Parts, PartsMut, Rows, Shape};
 use crate::InferError;
 
 /// From messages to the features that enter the product basis.
@@ -64,16 +65,16 @@ pub(super) struct MaceNode<T> {
     scalars: usize,
 }
 
-fn components(shape: &Shape) -> Vec<usize> {
+fn components(shape: &Shape) -> SmallVec<[usize; 8]> {
     shape.blocks().iter().map(|b| b.components).collect()
 }
 
 /// Parts of consecutive atoms.
-fn part<'a, T>(shape: &Shape, x: &[&'a [T]], atoms: &std::ops::Range<usize>) -> Vec<&'a [T]> {
+fn part<'a, T>(shape: &Shape, x: &[&'a [T]], atoms: &std::ops::Range<usize>) -> Parts<'a, T> {
     x.iter().enumerate().map(|(b, x)| &x[atoms.start * shape.row(b)..atoms.end * shape.row(b)]).collect()
 }
 
-fn part_mut<'a, T>(shape: &Shape, x: &'a mut [&mut [T]], atoms: &std::ops::Range<usize>) -> Vec<&'a mut [T]> {
+fn part_mut<'a, T>(shape: &Shape, x: &'a mut [&mut [T]], atoms: &std::ops::Range<usize>) -> PartsMut<'a, T> {
     x.iter_mut().enumerate().map(|(b, x)| &mut x[atoms.start * shape.row(b)..atoms.end * shape.row(b)]).collect()
 }
 
@@ -99,10 +100,10 @@ fn dots<T: HasSlabs>(shape: &Shape, a: &[&[T]], b: &[&[T]], to: &mut [T]) {
 }
 
 impl<T: HasSlabs> MaceNode<T> {
-    pub(super) fn saved(&self) -> Vec<Shape> {
+    pub(super) fn saved(&self) -> SmallVec<[&Shape; 3]> {
         match &self.mixing {
-            Mixing::NonLinear(block) => vec![self.target.clone(), block.gate.from.clone(), block.gate.from.clone()],
-            _ => vec![self.target.clone()],
+            Mixing::NonLinear(block) => smallvec![&self.target, &block.gate.from, &block.gate.from],
+            _ => smallvec![&self.target],
         }
     }
 
@@ -160,7 +161,7 @@ impl<T: HasSlabs> MaceNode<T> {
         &self,
         own: &Own<'_, T>,
         messages: &Rows<T>,
-        saved: &mut [Vec<&mut [T]>],
+        saved: &mut [PartsMut<'_, T>],
         out: &mut [&mut [T]],
         work: &mut NodeWork<T>,
     ) {
@@ -180,7 +181,7 @@ impl<T: HasSlabs> MaceNode<T> {
                     None => residual.forward(&own.up, sum, n, groups, true),
                 }
                 work.a.resize(&gate.to, n);
-                gate.forward(&read(sum), &mut work.a.views_mut(), n, &mut work.plain);
+                gate.forward(&read(sum), &mut work.a.views_mut(), n, &mut work.gate);
                 linear_2.forward(&work.a.views(), target, n, groups, false);
             }
             mixing => {
@@ -227,7 +228,7 @@ impl<T: HasSlabs> MaceNode<T> {
     pub(super) fn adjoint(
         &self,
         own: &Own<'_, T>,
-        saved: &[Vec<&[T]>],
+        saved: &[Parts<'_, T>],
         out: &[&[T]],
         g: &mut [&mut [T]],
         (energies, seeds): (&mut [f64], &[T]),
@@ -273,7 +274,7 @@ impl<T: HasSlabs> MaceNode<T> {
                 work.b.resize(&gate.to, n);
                 linear_2.adjoint(&work.a.views(), &mut work.b.views_mut(), n, groups, false);
                 work.c.resize(&gate.from, n);
-                gate.adjoint(&saved[1], &work.b.views(), &mut work.c.views_mut(), n, &mut work.plain);
+                gate.adjoint(&saved[1], &work.b.views(), &mut work.c.views_mut(), n, &mut work.gate);
                 if !back.up.is_empty() {
                     residual.adjoint(&work.c.views(), back.up, n, groups, true);
                 }

@@ -67,9 +67,10 @@ impl<T: HasSlabs> Compiled<T> {
         let mut session = lock().pop().unwrap_or_else(|| self.session());
         session.parallel = parallel;
         session.forget();
-        let result = session.evaluate(structure, &self.elements, 0.0);
+        let mut evaluation = Evaluation::default();
+        let result = session.evaluate(structure, &self.elements, 0.0, &mut evaluation);
         lock().push(session);
-        result
+        result.map(|()| evaluation)
     }
 
     fn session(&self) -> Session<T> {
@@ -90,7 +91,7 @@ impl<T: HasSlabs> Compiled<T> {
 }
 
 /// Evaluates one structure again and again as its atoms move.
-pub struct Stepper<T> {
+pub struct Stepper<T: 'static> {
     session: Session<T>,
     elements: Vec<u8>,
 }
@@ -101,7 +102,17 @@ impl<T: HasSlabs> Stepper<T> {
     /// # Errors
     /// If the structure cannot be evaluated.
     pub fn evaluate(&mut self, structure: &Structure, skin: f64) -> Result<Evaluation, InferError> {
-        self.session.evaluate(structure, &self.elements, skin)
+        let mut evaluation = Evaluation::default();
+        self.evaluate_into(structure, skin, &mut evaluation)?;
+        Ok(evaluation)
+    }
+
+    /// As [`Self::evaluate`], in the memory of an earlier result.
+    ///
+    /// # Errors
+    /// If the structure cannot be evaluated; `to` then holds nothing of use.
+    pub fn evaluate_into(&mut self, structure: &Structure, skin: f64, to: &mut Evaluation) -> Result<(), InferError> {
+        self.session.evaluate(structure, &self.elements, skin, to)
     }
 
     /// Seconds spent in each stage since the last call, added up over threads.

@@ -14,7 +14,7 @@ use super::linear::{Group, Linear, ScalarLayer, ScalarNetwork};
 use super::node::{Back, Gate, Node, NodeWork, Own, add_constants, read};
 use super::plan::{Energies, Initial, Layer, PairEnergy, Plan, config_error};
 use super::radial::{Network, RadialBasis, RadialFunctions};
-use super::rows::{Rows, Shape, add};
+use super::rows::{Parts, PartsMut, Rows, Shape, add};
 
 /// Linear map, self connection, gate; after the last layer the readout.
 pub(super) struct NequipNode<T> {
@@ -37,14 +37,14 @@ impl<T: HasSlabs> NequipNode<T> {
             connection.resize(&self.gate_in, atoms);
             map.forward(x, &mut connection.views_mut(), atoms, groups, false);
         }
-        vec![connection, Rows { blocks: x.iter().map(|b| b.to_vec()).collect() }]
+        vec![connection, Rows::from_blocks(x.iter().map(|b| b.to_vec()).collect())]
     }
 
     pub(super) fn forward(
         &self,
         own: &Own<'_, T>,
         messages: &Rows<T>,
-        saved: &mut [Vec<&mut [T]>],
+        saved: &mut [PartsMut<'_, T>],
         out: &mut [&mut [T]],
         work: &mut NodeWork<T>,
     ) {
@@ -56,7 +56,7 @@ impl<T: HasSlabs> NequipNode<T> {
                 None => connection.forward(&own.x, y, own.atoms, own.groups, true),
             }
         }
-        self.gate.forward(&read(y), out, own.atoms, &mut work.plain);
+        self.gate.forward(&read(y), out, own.atoms, &mut work.gate);
         if self.residual {
             match own.constants {
                 Some((constants, index)) => add_constants(&self.gate.to, &constants[1], index, out),
@@ -68,7 +68,7 @@ impl<T: HasSlabs> NequipNode<T> {
     pub(super) fn adjoint(
         &self,
         own: &Own<'_, T>,
-        saved: &[Vec<&[T]>],
+        saved: &[Parts<'_, T>],
         out: &[&[T]],
         g: &mut [&mut [T]],
         (energies, seeds): (&mut [f64], &[T]),
@@ -81,7 +81,7 @@ impl<T: HasSlabs> NequipNode<T> {
         }
         let g = read(g);
         work.a.resize(&self.gate_in, own.atoms);
-        self.gate.adjoint(&saved[0], &g, &mut work.a.views_mut(), own.atoms, &mut work.plain);
+        self.gate.adjoint(&saved[0], &g, &mut work.a.views_mut(), own.atoms, &mut work.gate);
         let dy = work.a.views();
         self.linear.adjoint(&dy, &mut back.messages.views_mut(), own.atoms, own.groups, false);
         if back.x.is_empty() {

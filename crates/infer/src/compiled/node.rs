@@ -1,5 +1,6 @@
 //! What happens to the messages of an atom: the part of a layer that needs nobody else.
 
+use smallvec::{SmallVec, smallvec};
 use tesseral_ops::gate::{GateSpec, cpu as gate};
 use tesseral_ops::slab::HasSlabs;
 use tesseral_ops::symmetric_contraction::sparse;
@@ -7,7 +8,7 @@ use tesseral_ops::symmetric_contraction::sparse;
 use super::linear::{Group, ScalarScratch};
 use super::mace::MaceNode;
 use super::nequip::NequipNode;
-use super::rows::{Rows, Shape, pack, unpack};
+use super::rows::{Parts, PartsMut, Rows, Shape, pack, unpack};
 
 /// The atoms of a domain and what they bring.
 pub(super) struct Own<'a, T> {
@@ -16,9 +17,9 @@ pub(super) struct Own<'a, T> {
     /// In the first layer: what [`Node::constants`] gave, and which row of it belongs to each atom.
     pub(super) constants: Option<(&'a [Rows<T>], &'a [u32])>,
     /// Their features, in later layers.
-    pub(super) x: Vec<&'a [T]>,
+    pub(super) x: Parts<'a, T>,
     /// What they send to their neighbours, in later layers.
-    pub(super) up: Vec<&'a [T]>,
+    pub(super) up: Parts<'a, T>,
     /// Densities.
     pub(super) rho: &'a [T],
 }
@@ -40,19 +41,26 @@ pub(super) struct NodeWork<T> {
     pub(super) a: Rows<T>,
     pub(super) b: Rows<T>,
     pub(super) c: Rows<T>,
-    pub(super) plain: [Vec<T>; 3],
+    pub(super) gate: GateWork<T>,
     pub(super) contraction: sparse::Scratch<T>,
     pub(super) scalars: ScalarScratch<T>,
 }
 
+/// Buffers of a gate: what goes in and out in the plain layout, and activated gates.
+#[derive(Default)]
+pub(super) struct GateWork<T> {
+    plain: [Vec<T>; 3],
+    activated: [Vec<T>; 3],
+}
+
 impl<T: HasSlabs> Default for NodeWork<T> {
     fn default() -> Self {
-        let none = || Rows { blocks: Vec::new() };
+        let none = || Rows::from_blocks(Vec::new());
         Self {
             a: none(),
             b: none(),
             c: none(),
-            plain: Default::default(),
+            gate: GateWork::default(),
             contraction: sparse::Scratch::default(),
             scalars: ScalarScratch::default(),
         }
@@ -67,10 +75,10 @@ pub(super) enum Node<T> {
 
 impl<T: HasSlabs> Node<T> {
     /// What has to be kept between forward and adjoint.
-    pub(super) fn saved(&self) -> Vec<Shape> {
+    pub(super) fn saved(&self) -> SmallVec<[&Shape; 3]> {
         match self {
             Self::Mace(node) => node.saved(),
-            Self::Nequip(node) => vec![node.gate_in.clone()],
+            Self::Nequip(node) => smallvec![&node.gate_in],
         }
     }
 
@@ -87,7 +95,7 @@ impl<T: HasSlabs> Node<T> {
         &self,
         own: &Own<'_, T>,
         messages: &Rows<T>,
-        saved: &mut [Vec<&mut [T]>],
+        saved: &mut [PartsMut<'_, T>],
         out: &mut [&mut [T]],
         work: &mut NodeWork<T>,
     ) {
@@ -102,7 +110,7 @@ impl<T: HasSlabs> Node<T> {
     pub(super) fn adjoint(
         &self,
         own: &Own<'_, T>,
-        saved: &[Vec<&[T]>],
+        saved: &[Parts<'_, T>],
         out: &[&[T]],
         g: &mut [&mut [T]],
         (energies, seeds): (&mut [f64], &[T]),
@@ -151,28 +159,28 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    pub(super) fn forward<T: HasSlabs>(&self, x: &[&[T]], y: &mut [&mut [T]], atoms: usize, plain: &mut [Vec<T>; 3]) {
-        let [px, py, _] = plain;
+    pub(super) fn forward<T: HasSlabs>(&self, x: &[&[T]], y: &mut [&mut [T]], atoms: usize, work: &mut GateWork<T>) {
+        let GateWork { plain: [px, py, _], activated } = work;
         px.resize(atoms * self.from.plain_dim(), T::zero());
         py.resize(atoms * self.to.plain_dim(), T::zero());
         pack(&self.from, x, px);
-        gate::evaluate_here(&self.spec, px, py);
+        gate::evaluate_here(&self.spec, px, py, activated);
         unpack(&self.to, py, y, false);
     }
 
-    pub(super) fn adjoint<T: HasSlabs>(&self, x: &[&[T]], g: &[&[T]], dx: &mut [&mut [T]], atoms: usize, plain: &mut [Vec<T>; 3]) {
-        let [px, pg, pd] = plain;
+    pub(super) fn adjoint<T: HasSlabs>(&self, x: &[&[T]], g: &[&[T]], dx: &mut [&mut [T]], atoms: usize, work: &mut GateWork<T>) {
+        let GateWork { plain: [px, pg, pd], activated } = work;
         px.resize(atoms * self.from.plain_dim(), T::zero());
         pg.resize(atoms * self.to.plain_dim(), T::zero());
         pd.resize(px.len(), T::zero());
         pack(&self.from, x, px);
         pack(&self.to, g, pg);
-        gate::adjoint_here(&self.spec, px, pg, pd);
+        gate::adjoint_here(&self.spec, px, pg, pd, activated);
         unpack(&self.from, pd, dx, false);
     }
 }
 
 /// Reborrows parts for reading.
-pub(super) fn read<'a, T>(x: &'a [&mut [T]]) -> Vec<&'a [T]> {
+pub(super) fn read<'a, T>(x: &'a [&mut [T]]) -> Parts<'a, T> {
     x.iter().map(|b| &**b).collect()
 }

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use rayon::prelude::*;
-use tesseral_ops::radial::table::Table;
+use smallvec::{SmallVec, smallvec};
+use tesseral_ops::radial::{ScalarFunction, table::Table};
 use tesseral_ops::slab::{HasSlabs, width};
 use tesseral_ops::tensor_product::slabs::{Features, Neighborhoods, Scratch};
 
@@ -12,10 +13,13 @@ use super::geometry::{Geometry, Positions, locate};
 use super::node::{Back, NodeWork, Own};
 use super::plan::{Layer, Plan, scale_rows};
 use super::radial::Pair;
-use super::rows::Rows;
+use super::rows::{Parts, PartsMut, Rows, Saved, SavedMut};
 use super::stages::{Clock, Stage};
 use super::topology::Domain;
 use crate::InferError;
+
+/// Tables that a pass reads: those of eleven species, one for each ordered pair, need no allocation.
+type Tables<'a, T> = SmallVec<[&'a Table<T>; 128]>;
 
 /// Radial tables of the pairs of species of a structure.
 pub(super) struct TablesOf<T> {
@@ -82,6 +86,7 @@ pub(super) struct Work<T> {
     pub(super) rho: Vec<T>,
     pub(super) d_rho: Vec<T>,
     pub(super) seeds: Vec<T>,
+    pub(super) read_out: Vec<f64>,
     pub(super) dy: Vec<T>,
     pub(super) dt: Vec<T>,
     pub(super) dv: Vec<T>,
@@ -111,6 +116,7 @@ impl<T: HasSlabs> Work<T> {
             rho: Vec::new(),
             d_rho: Vec::new(),
             seeds: Vec::new(),
+            read_out: Vec::new(),
             dy: Vec::new(),
             dt: Vec::new(),
             dv: Vec::new(),
@@ -135,15 +141,33 @@ impl<T: HasSlabs> Pool<T> {
 /// A domain with its part of everything that a pass writes.
 pub(super) struct Task<'a, T> {
     pub(super) domain: &'a Domain,
-    pub(super) saved: Vec<Vec<&'a mut [T]>>,
-    pub(super) out: Vec<&'a mut [T]>,
-    pub(super) up: Vec<&'a mut [T]>,
+    pub(super) saved: SavedMut<'a, T>,
+    pub(super) out: PartsMut<'a, T>,
+    pub(super) up: PartsMut<'a, T>,
     pub(super) rho: &'a mut [T],
-    pub(super) dx: Vec<&'a mut [T]>,
-    pub(super) dup: Vec<&'a mut [T]>,
+    pub(super) dx: PartsMut<'a, T>,
+    pub(super) dup: PartsMut<'a, T>,
     pub(super) rows: &'a mut [T],
     pub(super) dv: &'a mut [T],
     pub(super) energies: &'a mut [f64],
+}
+
+impl<'a, T> Task<'a, T> {
+    /// Of a domain of which nothing is written.
+    pub(super) fn of(domain: &'a Domain) -> Self {
+        Self {
+            domain,
+            saved: SavedMut::new(),
+            out: PartsMut::new(),
+            up: PartsMut::new(),
+            rho: &mut [],
+            dx: PartsMut::new(),
+            dup: PartsMut::new(),
+            rows: &mut [],
+            dv: &mut [],
+            energies: &mut [],
+        }
+    }
 }
 
 /// What the passes of a layer read.
@@ -161,6 +185,8 @@ pub(super) struct Shared<'a, T> {
     pub(super) x: Option<&'a Rows<T>>,
     pub(super) constants: &'a [Rows<T>],
     pub(super) of_atom: &'a [u32],
+    /// The pair repulsion of each pair of present species.
+    pub(super) pair_functions: &'a [Option<ScalarFunction>],
     /// Whether what a node saves is computed again.
     pub(super) recompute: bool,
 }
@@ -179,7 +205,7 @@ impl<T: HasSlabs> Shared<'_, T> {
         let atoms = domain.atoms.clone();
         let (x, up) = match self.x {
             Some(x) => (x.of(&self.layer.features, atoms.clone()), self.sent.of(&self.layer.sent, atoms.clone())),
-            None => (Vec::new(), Vec::new()),
+            None => (Parts::new(), Parts::new()),
         };
         let constants = (self.number == 0).then(|| (self.constants, &self.of_atom[atoms]));
         Own { atoms: domain.num_atoms(), groups: &domain.groups, constants, x, up, rho }
@@ -218,7 +244,7 @@ impl<T: HasSlabs> Shared<'_, T> {
                     t.clear();
                     t.resize(edges, T::zero());
                 } else {
-                    let tables: Vec<&Table<T>> = of.tables.iter().map(Arc::as_ref).collect();
+                    let tables: Tables<'_, T> = of.tables.iter().map(Arc::as_ref).collect();
                     locate(&geometry.distances, &geometry.pairs, &tables, &of.of_pair, index, cells, t);
                 }
             };
@@ -256,7 +282,8 @@ impl<T: HasSlabs> Shared<'_, T> {
         messages.resize(&self.layer.messages, n);
         let edges =
             Neighborhoods { offsets: &geometry.offsets, rows: &geometry.rows, tables: index, cells, t, harmonics: &geometry.harmonics };
-        let tables: Vec<&Table<T>> = if self.exact { vec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
+        let tables: Tables<'_, T> =
+            if self.exact { smallvec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
         for (b, &input) in convolution.inputs.iter().enumerate() {
             let features = if convolution.unit { Features::Unit } else { Features::Rows(&self.sent.blocks[input], sources) };
             convolution.plan.forward(b, edges, &tables, features, scratch, &mut messages.views_mut());
@@ -282,13 +309,14 @@ impl<T: HasSlabs> Shared<'_, T> {
         work.saved.iter_mut().zip(&shapes).for_each(|(rows, shape)| rows.resize(shape, n));
         work.out.resize(&layer.out, n);
         let own = self.own(domain, &work.rho);
-        let mut saved: Vec<Vec<&mut [T]>> = work.saved.iter_mut().map(Rows::views_mut).collect();
+        let mut saved: SavedMut<'_, T> = work.saved.iter_mut().map(Rows::views_mut).collect();
         layer.node.forward(&own, &work.messages, &mut saved, &mut work.out.views_mut(), &mut work.node);
         work.clock.end(Stage::Node);
     }
 
-    pub(super) fn adjoint(&self, task: Task<'_, T>, above: Option<&Above<'_, T>>, work: &mut Work<T>) {
-        let Task { domain, mut dx, mut dup, rows, dv, energies, .. } = task;
+    pub(super) fn adjoint(&self, task: &mut Task<'_, T>, above: Option<&Above<'_, T>>, work: &mut Work<T>) {
+        let Task { domain, dx, dup, rows, dv, energies, .. } = task;
+        let domain = *domain;
         let layer = self.layer;
         let n = domain.num_atoms();
         let atoms = domain.atoms.clone();
@@ -328,9 +356,10 @@ impl<T: HasSlabs> Shared<'_, T> {
         work.seeds.extend((0..n).map(|i| T::of(scale(i))));
         work.d_rho.clear();
         work.d_rho.resize(n, T::zero());
-        let mut read_out = vec![0.0; n];
+        work.read_out.clear();
+        work.read_out.resize(n, 0.0);
         {
-            let Work { saved, out, g, rho, d_rho, seeds, messages, node, .. } = work;
+            let Work { saved, out, g, rho, d_rho, seeds, read_out, messages, node, .. } = work;
             messages.resize(&layer.messages, n);
             let (saved, out) = match above {
                 Some(above) if !here => {
@@ -340,13 +369,13 @@ impl<T: HasSlabs> Shared<'_, T> {
                         above.out.of(&layer.out, atoms.clone()),
                     )
                 }
-                _ => (saved.iter().map(Rows::views).collect::<Vec<_>>(), out.views()),
+                _ => (saved.iter().map(Rows::views).collect::<Saved<'_, T>>(), out.views()),
             };
             let own = self.own(domain, rho);
-            let mut back = Back { messages, x: &mut dx, up: &mut dup, rho: d_rho };
-            layer.node.adjoint(&own, &saved, &out, &mut g.views_mut(), (&mut read_out, seeds), &mut back, node);
+            let mut back = Back { messages, x: dx, up: dup, rho: d_rho };
+            layer.node.adjoint(&own, &saved, &out, &mut g.views_mut(), (read_out, seeds), &mut back, node);
         }
-        for (i, (e, v)) in energies.iter_mut().zip(&read_out).enumerate() {
+        for (i, (e, v)) in energies.iter_mut().zip(&work.read_out).enumerate() {
             *e += scale(i) * v;
         }
         work.clock.end(Stage::NodeAdjoint);
@@ -389,7 +418,8 @@ impl<T: HasSlabs> Shared<'_, T> {
         dt.resize(edges, T::zero());
         let neighborhoods =
             Neighborhoods { offsets: &geometry.offsets, rows: &geometry.rows, tables: index, cells, t, harmonics: &geometry.harmonics };
-        let tables: Vec<&Table<T>> = if self.exact { vec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
+        let tables: Tables<'_, T> =
+            if self.exact { smallvec![&*exact] } else { self.tables.weights.tables.iter().map(Arc::as_ref).collect() };
         let mut rest = rows;
         for (b, &input) in convolution.inputs.iter().enumerate() {
             let (_, components, _, block_width) = convolution.plan.block(b);
@@ -417,13 +447,13 @@ impl<T: HasSlabs> Shared<'_, T> {
     /// The pair repulsion, exactly.
     fn pairs(&self, domain: &Domain, energies: &mut [f64], dv: &mut [T], work: &mut Work<T>) {
         let Some(repulsion) = &self.plan.pair_energy else { return };
+        let of_pair = self.pair_functions;
         let geometry = &work.geometry;
         for i in 0..domain.num_atoms() {
             let center = self.species[domain.atoms.start + i];
             let factor = if repulsion.scaled { self.plan.energies.scale[center as usize] } else { 1.0 };
             for e in geometry.offsets[i] as usize..geometry.offsets[i + 1] as usize {
-                let neighbor = self.species[domain.row_atoms[geometry.rows[e] as usize] as usize];
-                let Some(function) = (repulsion.of_pair)(Pair { center, neighbor }) else { continue };
+                let Some(function) = &of_pair[geometry.pairs[e] as usize] else { continue };
                 let r = geometry.distances[e];
                 let (value, slope) = function.value_and_derivative(0, r);
                 energies[i] += factor * value;

@@ -104,7 +104,7 @@ impl<T: HasSlabs> Plan<T> {
         let dim = |shape: &Shape| (0..shape.blocks().len()).map(|b| shape.row(b)).sum::<usize>() as f64;
         let inner = &self.layers[..self.layers.len() - 1];
         let features: f64 = inner.iter().map(|l| dim(&l.out)).sum::<f64>() + self.layers[1..].iter().map(|l| dim(&l.sent)).sum::<f64>();
-        let saved: f64 = inner.iter().map(|l| l.node.saved().iter().map(dim).sum::<f64>()).sum();
+        let saved: f64 = inner.iter().map(|l| l.node.saved().into_iter().map(dim).sum::<f64>()).sum();
         let cotangents = 2.0 * self.layers[1..].iter().map(|l| dim(&l.features) + dim(&l.sent)).fold(0.0, f64::max);
         let row = self.layers[1..].iter().map(|l| l.convolution.plan.row()).max().unwrap_or(0) as f64;
         // Rows of a domain beside its atoms: about ten where atoms are many, and never more than edges.

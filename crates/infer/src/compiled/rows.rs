@@ -2,9 +2,20 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
 use tesseral_o3::Irreps;
 use tesseral_ops::slab::{HasSlabs, padded};
 use tesseral_ops::tensor_product::slabs::PaddedBlock;
+
+/// One slice for each block: short, so that a step need not allocate for it.
+pub(super) type Parts<'a, T> = SmallVec<[&'a [T]; 8]>;
+/// As [`Parts`], to be written.
+pub(super) type PartsMut<'a, T> = SmallVec<[&'a mut [T]; 8]>;
+
+/// What a node saves: few kinds of features.
+pub(super) type Saved<'a, T> = SmallVec<[Parts<'a, T>; 3]>;
+/// As [`Saved`], to be written.
+pub(super) type SavedMut<'a, T> = SmallVec<[PartsMut<'a, T>; 3]>;
 
 /// The blocks of one kind of feature.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,46 +61,45 @@ impl Shape {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Rows<T> {
     pub(super) blocks: Vec<Vec<T>>,
+    /// Memory of blocks that are not there now, the last one first.
+    spare: Vec<Vec<T>>,
 }
 
 impl<T: HasSlabs> Rows<T> {
     /// Makes room for `atoms` atoms. What was there stays where it is, new numbers are zero; memory is never given back.
     pub(super) fn resize(&mut self, shape: &Shape, atoms: usize) {
-        self.blocks.resize_with(shape.0.len(), Vec::new);
+        while self.blocks.len() > shape.0.len() {
+            self.spare.extend(self.blocks.pop());
+        }
+        while self.blocks.len() < shape.0.len() {
+            self.blocks.push(self.spare.pop().unwrap_or_default());
+        }
         for (b, block) in self.blocks.iter_mut().enumerate() {
             block.resize(atoms * shape.row(b), T::zero());
         }
     }
 
+    pub(super) fn from_blocks(blocks: Vec<Vec<T>>) -> Self {
+        Self { blocks, spare: Vec::new() }
+    }
+
     pub(super) fn zeros(shape: &Shape, atoms: usize) -> Self {
-        let mut rows = Self { blocks: Vec::new() };
+        let mut rows = Self::from_blocks(Vec::new());
         rows.resize(shape, atoms);
         rows
     }
 
-    pub(super) fn views(&self) -> Vec<&[T]> {
+    pub(super) fn views(&self) -> Parts<'_, T> {
         self.blocks.iter().map(Vec::as_slice).collect()
     }
 
     /// The part of some atoms.
-    pub(super) fn of(&self, shape: &Shape, atoms: Range<usize>) -> Vec<&[T]> {
+    pub(super) fn of(&self, shape: &Shape, atoms: Range<usize>) -> Parts<'_, T> {
         self.blocks.iter().enumerate().map(|(b, x)| &x[atoms.start * shape.row(b)..atoms.end * shape.row(b)]).collect()
     }
 
-    pub(super) fn views_mut(&mut self) -> Vec<&mut [T]> {
+    pub(super) fn views_mut(&mut self) -> PartsMut<'_, T> {
         self.blocks.iter_mut().map(Vec::as_mut_slice).collect()
-    }
-
-    /// The parts of consecutive chunks of `size` atoms.
-    pub(super) fn chunks_mut(&mut self, shape: &Shape, atoms: usize, size: usize) -> Vec<Vec<&mut [T]>> {
-        let mut chunks: Vec<Vec<&mut [T]>> = (0..atoms.div_ceil(size)).map(|_| Vec::with_capacity(self.blocks.len())).collect();
-        for (b, block) in self.blocks.iter_mut().enumerate() {
-            let row = shape.row(b);
-            for (chunk, part) in chunks.iter_mut().zip(block[..atoms * row].chunks_mut((size * row).max(1))) {
-                chunk.push(part);
-            }
-        }
-        chunks
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -23,6 +23,8 @@ struct Rows<'a, T> {
     x: &'a [T],
     map: Map<'a, T>,
     out: &'a mut [T],
+    /// Room for the activated gates and their first and second derivatives.
+    activated: &'a mut [Vec<T>; 3],
 }
 
 #[inline(always)]
@@ -37,10 +39,9 @@ impl<T: Real> Kernel for Rows<'_, T> {
 
     #[inline(always)]
     fn run<F: Fma>(self) {
-        let Self { spec, x, map, out } = self;
+        let Self { spec, x, map, out, activated } = self;
         let (dim_in, dim_out, scalars, gates) = (spec.dim_in(), spec.dim_out(), spec.num_scalars(), spec.num_gates());
-        // The activated gates and their first and second derivatives.
-        let mut activated = [vec![T::zero(); gates], vec![T::zero(); gates], vec![T::zero(); gates]];
+        activated.iter_mut().for_each(|a| a.resize(gates, T::zero()));
         let (width_out, orders, scalar_order) = match map {
             Map::Evaluate => (dim_out, 0..1, 0),
             Map::Tangent { .. } => (dim_out, 0..2, 1),
@@ -61,7 +62,7 @@ impl<T: Real> Kernel for Rows<'_, T> {
                 }
                 start += mul;
             }
-            let [a0, a1, a2] = &activated;
+            let [a0, a1, a2] = &*activated;
             match map {
                 Map::Evaluate => {
                     let (mut gate, mut v) = (0, 0);
@@ -165,32 +166,32 @@ fn run<T: Real>(spec: &GateSpec, x: &[T], map: Map<'_, T>, out: &mut [T]) {
             Map::Tangent { u } => Map::Tangent { u: &u[part(u, dim_in, block)] },
             Map::AdjointTangent { g, u } => Map::AdjointTangent { g: &g[part(g, dim_out, block)], u: &u[part(u, dim_in, block)] },
         };
-        dispatch(Rows { spec, x: &x[part(x, dim_in, block)], map, out });
+        dispatch(Rows { spec, x: &x[part(x, dim_in, block)], map, out, activated: &mut Default::default() });
     });
 }
 
-/// [`evaluate`] on this thread.
+/// [`evaluate`] on this thread, with a buffer that is kept.
 ///
 /// # Panics
 /// As [`evaluate`].
-pub fn evaluate_here<T: Real>(spec: &GateSpec, x: &[T], out: &mut [T]) {
+pub fn evaluate_here<T: Real>(spec: &GateSpec, x: &[T], out: &mut [T], activated: &mut [Vec<T>; 3]) {
     assert!(x.len() * spec.dim_out() == out.len() * spec.dim_in(), "gate: slices must be [N, dim_in] and [N, dim_out]");
     if spec.dim_in() > 0 && spec.dim_out() > 0 {
-        dispatch(Rows { spec, x, map: Map::Evaluate, out });
+        dispatch(Rows { spec, x, map: Map::Evaluate, out, activated });
     }
 }
 
-/// [`adjoint`] on this thread.
+/// [`adjoint`] on this thread, with a buffer that is kept.
 ///
 /// # Panics
 /// As [`adjoint`].
-pub fn adjoint_here<T: Real>(spec: &GateSpec, x: &[T], g: &[T], out: &mut [T]) {
+pub fn adjoint_here<T: Real>(spec: &GateSpec, x: &[T], g: &[T], out: &mut [T], activated: &mut [Vec<T>; 3]) {
     assert!(
         x.len() == out.len() && x.len() * spec.dim_out() == g.len() * spec.dim_in(),
         "gate: slices must be [N, dim_in] and [N, dim_out]"
     );
     if spec.dim_in() > 0 && spec.dim_out() > 0 {
-        dispatch(Rows { spec, x, map: Map::Adjoint { g }, out });
+        dispatch(Rows { spec, x, map: Map::Adjoint { g }, out, activated });
     }
 }
 

@@ -165,7 +165,7 @@ impl Layout<'_> {
         self.components.iter().enumerate().flat_map(|(b, &n)| (0..n).map(move |m| (b, m)))
     }
 
-    fn check<T>(&self, atoms: usize, dim: usize, blocks: &[&[T]]) {
+    fn check<T>(&self, atoms: usize, dim: usize, blocks: &[impl std::ops::Deref<Target = [T]>]) {
         assert!(
             self.components.iter().sum::<usize>() == dim
                 && self.width.is_multiple_of(width::<T>())
@@ -421,8 +421,7 @@ impl SparseContraction {
         scratch: &mut Scratch<T>,
     ) {
         layout.check(atoms, self.dim, features);
-        let lengths: Vec<&[T]> = out.iter().map(|o| &**o).collect();
-        out_layout.check(atoms, self.outputs, &lengths);
+        out_layout.check(atoms, self.outputs, out);
         assert!(layout.width == out_layout.width && coefficients.len() == layout.width * self.stream());
         if atoms > 0 {
             dispatch(Evaluate { plan: self, coefficients, atoms, layout, features, out_layout, out, scratch });
@@ -443,8 +442,7 @@ impl SparseContraction {
         scratch: &mut Scratch<T>,
     ) {
         layout.check(atoms, self.dim, features);
-        let lengths: Vec<&[T]> = dx.iter().map(|o| &**o).collect();
-        layout.check(atoms, self.dim, &lengths);
+        layout.check(atoms, self.dim, dx);
         out_layout.check(atoms, self.outputs, g);
         assert!(layout.width == out_layout.width && coefficients.len() == layout.width * self.stream());
         if atoms > 0 {

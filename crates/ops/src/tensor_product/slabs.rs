@@ -720,7 +720,14 @@ impl<T> SlabBlock<T> {
 }
 
 impl<T: HasSlabs> SlabPlan<T> {
-    fn check(&self, b: usize, edges: &Neighborhoods<'_, T>, tables: &[&Table<T>], features: Features<'_, T>, out: &[usize]) -> usize {
+    fn check(
+        &self,
+        b: usize,
+        edges: &Neighborhoods<'_, T>,
+        tables: &[&Table<T>],
+        features: Features<'_, T>,
+        out: &[impl std::ops::Deref<Target = [T]>],
+    ) -> usize {
         let block = &self.blocks[b];
         let atoms = edges.offsets.len() - 1;
         let rows = match features {
@@ -735,7 +742,7 @@ impl<T: HasSlabs> SlabPlan<T> {
             }
         };
         edges.check(self.dim_edge, rows, tables, self.sections.len());
-        assert!(out.len() == self.outputs.len() && out.iter().zip(&self.outputs).all(|(&n, o)| n == atoms * o.components * o.width));
+        assert!(out.len() == self.outputs.len() && out.iter().zip(&self.outputs).all(|(x, o)| x.len() == atoms * o.components * o.width));
         rows
     }
 
@@ -753,8 +760,7 @@ impl<T: HasSlabs> SlabPlan<T> {
         scratch: &mut Scratch<T>,
         out: &mut [&mut [T]],
     ) {
-        let lengths: Vec<usize> = out.iter().map(|o| o.len()).collect();
-        self.check(b, &edges, tables, features, &lengths);
+        self.check(b, &edges, tables, features, out);
         let (block, outputs, dim_edge) = (&self.blocks[b], self.outputs.as_slice(), self.dim_edge);
         dispatch(Forward { block, outputs, dim_edge, edges, tables, features, scratch, out });
     }
@@ -774,8 +780,7 @@ impl<T: HasSlabs> SlabPlan<T> {
         g: &[&[T]],
         (dx, dy, dt): (&mut [T], &mut [T], &mut [T]),
     ) {
-        let lengths: Vec<usize> = g.iter().map(|o| o.len()).collect();
-        let rows = self.check(b, &edges, tables, features, &lengths);
+        let rows = self.check(b, &edges, tables, features, g);
         let (block, outputs, dim_edge) = (&self.blocks[b], self.outputs.as_slice(), self.dim_edge);
         assert!(dx.is_empty() || dx.len() == rows * block.components * block.width, "dx: expected one slab for each row and component");
         assert!(dy.len() == edges.harmonics.len() && dt.len() == edges.t.len());
