@@ -14,8 +14,9 @@ use crate::radial::table::{COEFFICIENTS, Section, Table};
 use crate::real::Real;
 use crate::slab::{HasSlabs, Slab, SlabKernel, dispatch, padded, width};
 
-/// How much of the tables the adjoint reads at the same time: what a second-level cache holds, since not all of it is visited.
-const TABLE_BYTES: usize = 1 << 20;
+/// What the slabs that the adjoint takes together read and write again and again, at most: the intervals of the tables that edges fall into, features and
+/// their cotangents. About what a second-level cache holds.
+const TOGETHER_BYTES: usize = 3 << 18;
 
 /// One path of a block.
 #[derive(Debug, Clone)]
@@ -234,6 +235,21 @@ pub struct Scratch<T> {
     x: Vec<T>,
     sums: Vec<T>,
     table: Vec<usize>,
+    visited: Vec<bool>,
+}
+
+/// How many intervals of all tables edges fall into.
+fn num_visited<T: Real>(edges: &Neighborhoods<'_, T>, tables: &[&Table<T>], visited: &mut Vec<bool>) -> usize {
+    let most = tables.iter().map(|t| t.intervals()).max().unwrap_or(0);
+    visited.clear();
+    visited.resize(most * tables.len(), false);
+    let mut count = 0;
+    for (&table, &cell) in edges.tables.iter().zip(edges.cells) {
+        let seen = &mut visited[table as usize * most + cell as usize];
+        count += usize::from(!*seen);
+        *seen = true;
+    }
+    count
 }
 
 /// Local copies of one slab of the features.
@@ -542,7 +558,7 @@ impl<T: HasSlabs> SlabKernel<T> for Forward<'_, '_, T> {
     fn run<V: Slab<Scalar = T>>(self) {
         let Self { block, outputs, dim_edge, edges, tables, features, scratch, out } = self;
         let (w, n1) = (width::<T>(), block.components);
-        let Scratch { x, sums, table } = scratch;
+        let Scratch { x, sums, table, .. } = scratch;
         sums.resize(block.sums * w, T::zero());
         for slab in 0..block.width / w {
             if let Features::Rows(from, index) = features {
@@ -630,11 +646,13 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
     fn run<V: Slab<Scalar = T>>(self) {
         let Self { block, outputs, dim_edge, edges, tables, features, scratch, g, dx, dy, dt } = self;
         let (w, n1) = (width::<T>(), block.components);
-        let Scratch { x, sums, table } = scratch;
+        let Scratch { x, sums, table, visited } = scratch;
         let need_dx = !dx.is_empty();
         let rows = if let Features::Rows(_, index) = features { index.len() } else { 0 };
-        let of_table: usize = tables.iter().map(|t| size_of_val(t.section(block.section).0)).sum();
-        let most = (TABLE_BYTES / of_table.max(1)).clamp(1, block.width / w);
+        // The more slabs together the fewer sums over lanes, as long as all of it stays close.
+        let interval = block.paths.len() * COEFFICIENTS * w;
+        let of_slab = num_visited(&edges, tables, visited) * interval + 2 * rows * n1 * w + block.sums * w;
+        let most = (TOGETHER_BYTES / (of_slab * size_of::<T>()).max(1)).clamp(1, block.width / w);
         sums.resize(most * block.sums * w, T::zero());
         for first in (0..block.width / w).step_by(most) {
             let slabs = most.min(block.width / w - first);
