@@ -118,12 +118,12 @@ impl Structure {
     /// [`LabelError`] if the first key that is there does not hold 6 or 9 finite numbers, or is a virial without a volume.
     pub fn reference_stress<'k>(&self, keys: &'k LabelKeys) -> Result<Option<Label<'k, [f64; 6]>>, LabelError> {
         if let Some((key, value)) = first(&keys.stress, |key| self.info.get(key)) {
-            return Ok(Some(Label { key, value: voigt(key, value)? }));
+            return Ok(Some(Label { key, value: read_voigt(key, value)? }));
         }
         let Some((key, value)) = first(&keys.virial, |key| self.info.get(key)) else {
             return Ok(None);
         };
-        let virial = voigt(key, value)?;
+        let virial = read_voigt(key, value)?;
         let volume = self.cell.volume();
         if volume == 0.0 || !volume.is_finite() {
             return Err(LabelError::NoVolume { key: key.to_owned() });
@@ -149,6 +149,11 @@ impl Structure {
     }
 }
 
+/// A symmetric matrix in Voigt order xx, yy, zz, yz, zx, xy.
+pub fn voigt(matrix: [[f64; 3]; 3]) -> [f64; 6] {
+    [matrix[0][0], matrix[1][1], matrix[2][2], matrix[1][2], matrix[2][0], matrix[0][1]]
+}
+
 fn first<V>(keys: &[String], get: impl Fn(&str) -> Option<V>) -> Option<(&str, V)> {
     keys.iter().find_map(|key| Some((key.as_str(), get(key)?)))
 }
@@ -162,7 +167,7 @@ fn finite(key: &str, values: &[f64]) -> Result<(), LabelError> {
 }
 
 /// Six numbers as they are, nine as the symmetric part of a 3 × 3 matrix.
-fn voigt(key: &str, value: &InfoValue) -> Result<[f64; 6], LabelError> {
+fn read_voigt(key: &str, value: &InfoValue) -> Result<[f64; 6], LabelError> {
     let wrong = || wrong_shape(key, "6 or 9 numbers", value.describe());
     let numbers = value.to_reals().ok_or_else(wrong)?;
     let voigt = match numbers[..] {

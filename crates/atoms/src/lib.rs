@@ -23,7 +23,7 @@
 //!
 //! # Map
 //! [`structure`] holds a configuration, [`cell`] its lattice, [`info`] what travels with it, [`labels`] finds reference
-//! energies, forces and stresses there, [`validation`] says whether anything can be computed from it, [`neighbors`] finds the
+//! energies, forces and stresses there, [`metrics`] sums up errors against them, [`validation`] says whether anything can be computed from it, [`neighbors`] finds the
 //! pairs within a cutoff, [`io`] reads and writes files; [`elements`] and [`units`] are tables.
 
 pub mod cell;
@@ -31,6 +31,7 @@ pub mod elements;
 pub mod info;
 pub mod io;
 pub mod labels;
+pub mod metrics;
 pub mod neighbors;
 pub mod structure;
 pub mod units;

@@ -68,6 +68,14 @@ pub(crate) enum Command {
     /// Time a potential on this machine, beside what the machine can do
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
+    /// Train a potential on reference calculations, as a configuration says
+    #[command(after_help = TRAIN_HELP)]
+    Train(TrainArgs),
+    /// Go on training a pretrained potential with data of your own
+    #[command(after_help = FINETUNE_HELP)]
+    Finetune(FinetuneArgs),
+    /// Check reference calculations before training: keys, units, signs, duplicates, outliers, elements
+    Doctor(DoctorArgs),
     /// Describe a model: architecture, elements, cutoff, heads, licence, provenance
     Info(InfoArgs),
     /// Convert a MACE, SevenNet or NequIP checkpoint to an artifact, without Python and without running any of its code
@@ -241,6 +249,71 @@ pub(crate) struct BenchArgs {
     /// Evaluate radial networks for every edge instead of reading tables of them
     #[arg(long)]
     pub(crate) exact_radial: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+const TRAIN_HELP: &str = "\
+The configuration is TOML; `tesseral train --init` prints one with every key, its default and unit. Keys can be given on the command line as well: \
+`tesseral train train.toml training.seed=7`. The data are checked first, as by `tesseral doctor`. Ctrl-C finishes the step, saves the state and ends; \
+--resume goes on from there, bit for bit.";
+
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// The configuration
+    #[arg(value_name = "CONFIG.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// Settings over those of the configuration
+    #[arg(value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Go on with the training in the configuration's folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Write a configuration with every key to CONFIG.toml, or print it
+    #[arg(long, conflicts_with_all = ["resume", "set"])]
+    pub(crate) init: bool,
+}
+
+const FINETUNE_HELP: &str = "\
+Without a configuration, the preset `finetune` is used. The energies of single atoms are shifted to those of the data first.";
+
+#[derive(Debug, Args)]
+pub(crate) struct FinetuneArgs {
+    /// The model to start from: a name from `tesseral models`, an artifact, or a checkpoint
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+    /// Files of reference calculations
+    #[arg(value_name = "DATA", value_hint = ValueHint::FilePath)]
+    pub(crate) data: Vec<PathBuf>,
+    /// The configuration [default: the preset `finetune`]
+    #[arg(short, long, value_name = "CONFIG.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// A setting over those of the configuration
+    #[arg(short, long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Folder of the run
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Go on with the training in that folder
+    #[arg(long)]
+    pub(crate) resume: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Files of reference calculations
+    #[arg(value_name = "DATA", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// A model whose elements the data should have
+    #[arg(short, long, value_name = "NAME|PATH")]
+    pub(crate) model: Option<String>,
+    /// A configuration of a training, for its files, keys and splits
+    #[arg(short, long, value_name = "CONFIG.toml", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// A setting over those of the configuration, such as data.keys.energy=my_energy
+    #[arg(short, long, value_name = "SECTION.KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -11,6 +11,9 @@ use tesseral_atoms::labels::LabelError;
 use tesseral_infer::InferError;
 use tesseral_models::CacheError;
 use tesseral_potentials::error::PotentialError;
+use tesseral_train::TrainError;
+use tesseral_train::config::ConfigError;
+use tesseral_train::data::DataError;
 
 use crate::progress;
 
@@ -146,6 +149,12 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         Some(error.hint().to_owned())
     } else if let Some(error) = cause.downcast_ref::<LabelError>() {
         Some(error.hint().to_owned())
+    } else if let Some(error) = cause.downcast_ref::<TrainError>() {
+        error.hint()
+    } else if let Some(error) = cause.downcast_ref::<ConfigError>() {
+        error.hint()
+    } else if let Some(error) = cause.downcast_ref::<DataError>() {
+        error.hint()
     } else if let Some(error) = cause.downcast_ref::<CacheError>() {
         error.hint()
     } else {

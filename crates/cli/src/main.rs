@@ -4,6 +4,7 @@
 //! frames that were skipped), 2 wrong usage.
 
 mod args;
+mod clock;
 mod commands;
 mod errors;
 mod logging;
@@ -22,6 +23,15 @@ use crate::commands::Outcome;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Freed memory stays with the process: every step of a training needs as much again, and new pages cost a third of its time.
+#[allow(unsafe_code, reason = "options of the allocator are set through its C interface")]
+fn keep_memory() {
+    // `mi_option_purge_delay` comes before this one (mimalloc.h, versions 2 and 3); the bindings leave it out.
+    let purge_delay = libmimalloc_sys::mi_option_use_numa_nodes - 1;
+    // SAFETY: any number may be set for a number of an option; allocators of other versions would take it for another option at worst.
+    unsafe { libmimalloc_sys::mi_option_set(purge_delay, -1) };
+}
+
 fn main() -> ExitCode {
     tesseral_infer::prepare_evaluation();
     let cli = match Cli::try_parse() {
@@ -34,6 +44,13 @@ fn main() -> ExitCode {
     };
     cli.global.color.apply();
     logging::start(&cli.global);
+    if let args::Command::Train(_) | args::Command::Finetune(_) = cli.command {
+        if let Err(error) = tesseral_train::enable() {
+            errors::report(&error.into());
+            return ExitCode::FAILURE;
+        }
+        keep_memory();
+    }
     let result = settings::set_threads(cli.global.threads).and_then(|()| commands::run(cli.command));
     match result {
         Ok(Outcome::Success) => ExitCode::SUCCESS,

@@ -34,6 +34,7 @@ pub(crate) enum Unit {
     Atoms,
     Bytes,
     Checks,
+    Frames,
 }
 
 /// A bar that appears when the work turns out to take a while, and disappears when it is dropped.
@@ -54,6 +55,7 @@ impl Progress {
             (Unit::Atoms, Some(_)) => "{human_pos}/{human_len} atoms  {per_sec}  eta {eta}",
             (Unit::Atoms, None) => "{human_pos} atoms  {per_sec}",
             (Unit::Checks, _) => "{pos}/{len}  eta {eta}",
+            (Unit::Frames, _) => "{human_pos}/{human_len} frames  {per_sec}  eta {eta}  {msg}",
         };
         let gauge = if total.is_some() { "{bar:30}" } else { "{spinner}" };
         if let Ok(style) = ProgressStyle::with_template(&format!("{{prefix}} {gauge} {counts}")) {
@@ -65,6 +67,11 @@ impl Progress {
 
     pub(crate) fn advance(&mut self, units: u64) {
         self.set(self.bar.position() + units);
+    }
+
+    /// Says something at the end of the bar.
+    pub(crate) fn say(&self, message: String) {
+        self.bar.set_message(message);
     }
 
     pub(crate) fn set_total(&self, total: u64) {

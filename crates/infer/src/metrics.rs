@@ -3,50 +3,10 @@
 use tesseral_atoms::Structure;
 use tesseral_atoms::labels::{LabelError, LabelKeys};
 
+pub use tesseral_atoms::labels::voigt;
+pub use tesseral_atoms::metrics::ErrorStatistics;
+
 use crate::Evaluation;
-
-/// Mean absolute and root-mean-square error of a stream of numbers, in constant memory.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ErrorStatistics {
-    count: u64,
-    absolute: f64,
-    squared: f64,
-    largest: f64,
-}
-
-impl ErrorStatistics {
-    /// Adds one prediction and its reference, in the same unit.
-    pub fn add(&mut self, predicted: f64, reference: f64) {
-        let error = (predicted - reference).abs();
-        self.count += 1;
-        self.absolute += error;
-        self.squared += error * error;
-        // `max` would drop a NaN.
-        if error > self.largest || error.is_nan() {
-            self.largest = error;
-        }
-    }
-
-    /// Number of values compared.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Mean absolute error; `None` if nothing was compared.
-    pub fn mae(&self) -> Option<f64> {
-        (self.count > 0).then(|| self.absolute / self.count as f64)
-    }
-
-    /// Root-mean-square error; `None` if nothing was compared.
-    pub fn rmse(&self) -> Option<f64> {
-        (self.count > 0).then(|| (self.squared / self.count as f64).sqrt())
-    }
-
-    /// Largest absolute error; `None` if nothing was compared.
-    pub fn largest(&self) -> Option<f64> {
-        (self.count > 0).then_some(self.largest)
-    }
-}
 
 /// Which labels were compared, under the keys they were found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -121,30 +81,10 @@ impl Metrics {
     }
 }
 
-/// A symmetric matrix in Voigt order xx, yy, zz, yz, zx, xy.
-pub fn voigt(matrix: [[f64; 3]; 3]) -> [f64; 6] {
-    [matrix[0][0], matrix[1][1], matrix[2][2], matrix[1][2], matrix[2][0], matrix[0][1]]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use tesseral_atoms::Cell;
-
-    #[test]
-    fn mean_and_root_mean_square() {
-        let mut statistics = ErrorStatistics::default();
-        assert_eq!((statistics.mae(), statistics.rmse(), statistics.largest()), (None, None, None));
-        for (predicted, reference) in [(1.0, 0.0), (0.0, 3.0), (5.0, 5.0)] {
-            statistics.add(predicted, reference);
-        }
-        assert_eq!(statistics.count(), 3);
-        assert_eq!(statistics.mae(), Some(4.0 / 3.0));
-        assert_eq!(statistics.rmse(), Some((10.0f64 / 3.0).sqrt()));
-        assert_eq!(statistics.largest(), Some(3.0));
-        statistics.add(f64::NAN, 0.0);
-        assert!(statistics.mae().unwrap().is_nan() && statistics.largest().unwrap().is_nan());
-    }
 
     #[test]
     fn labels_of_a_structure() {

@@ -207,6 +207,39 @@ impl Artifact {
         Self::from_bytes(bytes, &header.name)
     }
 
+    /// The same with another header and some tensors replaced by others of their shape.
+    ///
+    /// # Errors
+    /// If one of them is not there or has another shape.
+    pub fn with_tensors(&self, header: Header, replaced: Vec<NamedTensor>) -> Result<Self> {
+        let mut replaced: BTreeMap<String, NamedTensor> = replaced.into_iter().map(|t| (t.name.clone(), t)).collect();
+        for t in replaced.values() {
+            let entry = self.entry(&t.name)?;
+            if entry.shape != t.shape {
+                return Err(PotentialError::Shape { name: t.name.clone(), found: t.shape.clone(), expected: entry.shape.clone() });
+            }
+        }
+        let tensors = self
+            .tensors
+            .iter()
+            .map(|(name, entry)| match (replaced.remove(name), entry.dtype) {
+                (Some(tensor), _) => Ok(tensor),
+                (None, Dtype::I64) => self.i64(name).map(Numbers::I64).map(|numbers| self.named(name, entry, numbers)),
+                (None, Dtype::F64) => self.f64(name).map(Numbers::F64).map(|numbers| self.named(name, entry, numbers)),
+                // Half precision fits into single.
+                (None, _) => {
+                    let single = self.f64(name)?.into_iter().map(|x| x as f32).collect();
+                    Ok(self.named(name, entry, Numbers::F32(single)))
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Self::new(header, tensors)
+    }
+
+    fn named(&self, name: &str, entry: &Entry, numbers: Numbers) -> NamedTensor {
+        NamedTensor { name: name.to_owned(), shape: entry.shape.clone(), numbers }
+    }
+
     fn broken(&self, e: &safetensors::SafeTensorError) -> PotentialError {
         PotentialError::NotSafetensors { origin: self.origin.clone(), reason: e.to_string() }
     }

@@ -68,6 +68,11 @@ impl Model {
         self.dtype
     }
 
+    /// Where it is computed.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Index of a head (MACE) or modality (SevenNet), as [`head_index`].
     ///
     /// # Errors
@@ -89,11 +94,24 @@ impl Model {
     /// # Errors
     /// If a field that the model embeds is out of range.
     pub fn batch(&self, parts: &[&PreparedStructure], structures: &[&tesseral_atoms::Structure], head: u32) -> Result<Batch> {
+        self.batch_of_heads(parts, structures, vec![head; parts.len()])
+    }
+
+    /// As [`Self::batch`], each structure with its own head.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn batch_of_heads(
+        &self,
+        parts: &[&PreparedStructure],
+        structures: &[&tesseral_atoms::Structure],
+        heads: Vec<u32>,
+    ) -> Result<Batch> {
         let fields = match &self.network {
             Network::Mace(m) => m.fields(structures)?,
             Network::Nequip(_) => Vec::new(),
         };
-        Batch::new(parts, self.header.elements(), vec![head; parts.len()], fields)
+        Batch::new(parts, self.header.elements(), heads, fields)
     }
 
     /// Energies of all atoms, eV, `[N]` in f64, differentiable with respect to `vectors` (`[E, 3]`, in the model's type) and tracked weights.

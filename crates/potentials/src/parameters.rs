@@ -13,17 +13,23 @@ pub struct Parameters<'a> {
     dtype: DType,
     device: Device,
     variables: Option<std::cell::RefCell<BTreeMap<String, Var>>>,
+    is_trained: Option<&'a dyn Fn(&str) -> bool>,
 }
 
 impl<'a> Parameters<'a> {
     /// For inference: nothing is tracked.
     pub fn frozen(artifact: &'a Artifact, dtype: DType, device: &Device) -> Self {
-        Self { artifact, dtype, device: device.clone(), variables: None }
+        Self { artifact, dtype, device: device.clone(), variables: None, is_trained: None }
     }
 
     /// For training: every floating-point tensor that a model asks for as a parameter becomes a variable.
     pub fn trainable(artifact: &'a Artifact, dtype: DType, device: &Device) -> Self {
-        Self { artifact, dtype, device: device.clone(), variables: Some(std::cell::RefCell::default()) }
+        Self { artifact, dtype, device: device.clone(), variables: Some(std::cell::RefCell::default()), is_trained: None }
+    }
+
+    /// For training: as [`Self::trainable`], but only tensors whose name `is_trained` says so; the others are constants that nothing is computed for.
+    pub fn trainable_where(artifact: &'a Artifact, dtype: DType, device: &Device, is_trained: &'a dyn Fn(&str) -> bool) -> Self {
+        Self { is_trained: Some(is_trained), ..Self::trainable(artifact, dtype, device) }
     }
 
     /// The variables that were given out, by name.
@@ -76,6 +82,7 @@ impl<'a> Parameters<'a> {
         let tensor = Tensor::from_vec(self.artifact.f64(name)?, shape, &self.device)?.to_dtype(dtype)?;
         match &self.variables {
             None => Ok(tensor),
+            Some(_) if self.is_trained.is_some_and(|is_trained| !is_trained(name)) => Ok(tensor),
             Some(variables) => {
                 let mut variables = variables.borrow_mut();
                 let var = match variables.entry(name.to_owned()) {

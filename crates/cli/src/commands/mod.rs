@@ -7,6 +7,7 @@ mod import;
 mod info;
 mod models;
 mod shell;
+mod train;
 mod verify;
 
 use crate::args::Command;
@@ -26,6 +27,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Train(args) => train::run(&args),
+        Command::Finetune(args) => train::finetune(&args),
+        Command::Doctor(args) => train::doctor(&args),
         Command::Info(args) => info::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Models(args) => models::run(&args),

@@ -7,5 +7,6 @@ mod evaluate;
 mod fetch;
 mod hostile;
 mod models;
+mod train;
 mod usage;
 mod verify;

@@ -1,0 +1,263 @@
+//! `tesseral train`, `finetune` and `doctor`: from reference calculations to a potential.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+use tesseral_atoms::units::GPA;
+use tesseral_models::PRESETS;
+use tesseral_train::config::TrainConfig;
+use tesseral_train::data::{DataConfig, Dataset, FileConfig};
+use tesseral_train::doctor::{self, Findings, Severity, Subject};
+use tesseral_train::log::Validation;
+use tesseral_train::report::{Provenance, SetRow};
+use tesseral_train::trainer::{self, Ending, Progress, Ready, Request};
+
+use crate::args::{DoctorArgs, FinetuneArgs, TrainArgs};
+use crate::commands::Outcome;
+use crate::errors::Hinted;
+use crate::output::{DIM, HEADING, Output, number};
+use crate::progress::{self, Unit};
+use crate::settings;
+
+pub(crate) fn run(args: &TrainArgs) -> Result<Outcome> {
+    if args.init {
+        return init(args);
+    }
+    let Some(path) = &args.config else {
+        let hint = "`tesseral train --init train.toml` writes one to begin with";
+        return Err(Hinted::new("train: which configuration?").hint(hint).usage().into());
+    };
+    let config = TrainConfig::read(path, &args.set, PRESETS)?;
+    config.require_training(path)?;
+    let foundation = config.finetune.foundation.as_deref().map(|name| settings::artifact(Some(name))).transpose()?;
+    go(&config, foundation, args.resume)
+}
+
+pub(crate) fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
+    let mut config = match &args.config {
+        Some(path) => TrainConfig::read(path, &args.set, PRESETS)?,
+        None => TrainConfig::parse("extends = \"finetune\"\n", Path::new("finetune.toml"), &args.set, PRESETS)?,
+    };
+    config.finetune.foundation = Some(args.model.clone());
+    for file in &args.data {
+        config.data.train.push(FileConfig::new(file));
+    }
+    if let Some(folder) = &args.output {
+        config.output.directory.clone_from(folder);
+    }
+    config.require_training(args.config.as_deref().unwrap_or(Path::new("finetune.toml")))?;
+    let foundation = settings::artifact(Some(&args.model))?;
+    go(&config, Some(foundation), args.resume)
+}
+
+fn init(args: &TrainArgs) -> Result<Outcome> {
+    let text = tesseral_train::config::template();
+    let Some(path) = &args.config else {
+        let mut output = Output::default();
+        output.line(format_args!("{}", text.trim_end()));
+        output.flush()?;
+        return Ok(Outcome::Success);
+    };
+    if path.exists() {
+        let hint = "give another name, or remove it first";
+        return Err(Hinted::new(format!("{} exists already", path.display())).hint(hint).into());
+    }
+    tesseral_atoms::io::write_atomically(path, |w| std::io::Write::write_all(w, text.as_bytes()))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    tracing::info!("written: {}", path.display());
+    Ok(Outcome::Success)
+}
+
+pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
+    let config = match &args.config {
+        Some(path) => TrainConfig::read(path, &args.set, PRESETS)?,
+        None => TrainConfig::parse("", Path::new("doctor.toml"), &args.set, PRESETS)?,
+    };
+    let mut data = DataConfig { train: config.data.train.clone(), ..config.data.clone() };
+    data.train.extend(args.files.iter().map(FileConfig::new));
+    if data.train.is_empty() {
+        return Err(Hinted::new("doctor: which files?").hint("name files of reference calculations, or a configuration").usage().into());
+    }
+    if args.config.is_none() {
+        data.valid_fraction = 0.0;
+    }
+    let known = args.model.as_deref().map(|model| settings::artifact(Some(model))).transpose()?;
+    let dataset = Dataset::load(&data, &[])?;
+    let mut subject = Subject::new(&*dataset.train);
+    subject.valid = Some(&*dataset.valid);
+    subject.elements = known.as_ref().map(|artifact| artifact.header().elements());
+    subject.keys = Some(&dataset.keys);
+    let findings = doctor::examine(&subject, &config.doctor)?;
+    let mut output = Output::default();
+    if args.json {
+        output.json(&findings)?;
+    } else {
+        output.line(format_args!("{}", findings.to_string().trim_end()));
+    }
+    output.flush()?;
+    Ok(if findings.has_errors() { Outcome::Failure } else { Outcome::Success })
+}
+
+/// What is asked for when the process is told to end: the first time to finish the step, then to end at once.
+fn on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (flag, times) = (stop.clone(), AtomicU32::new(0));
+    ctrlc::set_handler(move || {
+        flag.store(true, Ordering::Relaxed);
+        if times.fetch_add(1, Ordering::Relaxed) > 0 {
+            std::process::exit(130);
+        }
+    })
+    .context("signals cannot be handled")?;
+    Ok(stop)
+}
+
+/// Processor, cores and system.
+fn machine() -> String {
+    let info = fs_err::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    format!("{}, {cores} cores, {}", name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()), std::env::consts::OS)
+}
+
+fn go(config: &TrainConfig, foundation: Option<tesseral_potentials::Artifact>, resume: bool) -> Result<Outcome> {
+    let provenance = Provenance {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("TESSERAL_COMMIT").to_owned(),
+        command: std::env::args().collect::<Vec<_>>().join(" "),
+        machine: machine(),
+        started: crate::clock::now(),
+        ..Provenance::default()
+    };
+    let stop = on_signals()?;
+    let mut screen = Screen::default();
+    let request = Request { config, foundation, resume, provenance };
+    let result = trainer::train(request, &stop, &mut |progress| screen.show(progress));
+    screen.bar = None;
+    let outcome = result?;
+    let mut output = Output::default();
+    if outcome.ending == Ending::Interrupted {
+        output.line(format_args!("interrupted; the state is saved, and --resume goes on from it"));
+        output.flush()?;
+        return Ok(Outcome::Failure);
+    }
+    errors(&mut output, &outcome.errors);
+    let wide = |label: &str| format!("{DIM}{label:<8}{DIM:#}");
+    if let Some(model) = &outcome.model {
+        output.line(format_args!("{}{}", wide("model"), model.display()));
+    }
+    if let Some(report) = &outcome.report {
+        output.line(format_args!("{}{}", wide("report"), report.display()));
+    }
+    output.flush()?;
+    Ok(Outcome::Success)
+}
+
+/// A table of root mean square (and mean absolute) errors.
+fn errors(output: &mut Output, sets: &[SetRow]) {
+    let width = sets.iter().map(|s| s.set.chars().count()).max().unwrap_or(0).max(5);
+    output.line(format_args!(
+        "{HEADING}{:<width$}  {:>8}  {:>18}  {:>18}  {:>18}{HEADING:#}",
+        "set", "frames", "energy, meV/atom", "forces, meV/Å", "stress, MPa"
+    ));
+    output.line(format_args!("{DIM}{:<width$}  {:>8}  {:>18}  {:>18}  {:>18}{DIM:#}", "", "", "rmse (mae)", "rmse (mae)", "rmse (mae)"));
+    for SetRow { set, errors } in sets {
+        let column = |of: Option<(f64, f64)>, factor: f64| match of {
+            Some((rmse, mae)) => format!("{:.2} ({:.2})", rmse * factor, mae * factor),
+            None => "–".to_owned(),
+        };
+        output.line(format_args!(
+            "{set:<width$}  {:>8}  {:>18}  {:>18}  {:>18}",
+            errors.frames,
+            column(errors.energy_per_atom.as_ref().map(|e| (e.rmse, e.mae)), 1e3),
+            column(errors.forces.as_ref().map(|e| (e.rmse, e.mae)), 1e3),
+            column(errors.stress.as_ref().map(|e| (e.rmse, e.mae)), 1e3 / GPA),
+        ));
+    }
+}
+
+/// What a training shows on standard error while it runs.
+#[derive(Default)]
+struct Screen {
+    bar: Option<progress::Progress>,
+    epochs: usize,
+    frames: usize,
+    headed: bool,
+}
+
+impl Screen {
+    fn show(&mut self, progress: Progress<'_>) {
+        match progress {
+            Progress::Checked(findings) => checked(findings),
+            Progress::Ready(ready) => self.ready(ready),
+            Progress::Step(step, (done, _)) => {
+                if let Some(bar) = &mut self.bar {
+                    bar.set(((step.epoch - 1) * self.frames as u64) + done as u64);
+                    bar.say(format!("epoch {}/{}, loss {:.3e}", step.epoch, self.epochs, step.loss));
+                }
+            }
+            Progress::Epoch(_) => {}
+            Progress::Validation(validation) => self.validation(validation),
+            Progress::Event(message) => tracing::info!("{message}"),
+        }
+    }
+
+    fn ready(&mut self, ready: &Ready) {
+        self.frames = ready.frames.0;
+        self.epochs = ready.epochs;
+        line(format_args!(
+            "{} frames to train on, {} to validate on; {} of {} numbers are trained; {} epochs{}",
+            ready.frames.0,
+            ready.frames.1,
+            ready.parameters.0,
+            ready.parameters.1,
+            ready.epochs,
+            if ready.done.0 > 0 { format!("; {} steps are done", ready.done.0) } else { String::new() }
+        ));
+        self.bar = Some(progress::Progress::new("training", Unit::Frames, Some((self.frames * self.epochs) as u64)));
+    }
+
+    fn validation(&mut self, validation: &Validation) {
+        if !self.headed {
+            self.headed = true;
+            line(format_args!(
+                "{HEADING}{:>6} {:>8} {:>11} {:>16} {:>14} {:>12}{HEADING:#}",
+                "epoch", "step", "valid loss", "energy meV/atom", "forces meV/Å", "stress MPa"
+            ));
+        }
+        let of = |e: Option<f64>, width, factor: f64| number(e.map(|e| e * factor), width, 2);
+        let errors = &validation.errors;
+        line(format_args!(
+            "{:>6} {:>8} {:>11.4e} {} {} {}{}",
+            validation.epoch,
+            validation.step,
+            validation.loss,
+            of(errors.energy_per_atom.as_ref().map(|e| e.rmse), 16, 1e3),
+            of(errors.forces.as_ref().map(|e| e.rmse), 14, 1e3),
+            of(errors.stress.as_ref().map(|e| e.rmse), 12, 1e3 / GPA),
+            if validation.best { "  *" } else { "" }
+        ));
+    }
+}
+
+/// Says what the check of the data found: errors and warnings always, notes when asked for more.
+fn checked(findings: &Findings) {
+    for finding in &findings.findings {
+        match finding.severity {
+            Severity::Error | Severity::Warning => line(format_args!("{finding}")),
+            Severity::Note => tracing::info!("{finding}"),
+        }
+    }
+}
+
+/// A line on standard error, unless it is to be quiet.
+fn line(text: std::fmt::Arguments<'_>) {
+    if tracing::enabled!(tracing::Level::WARN) {
+        progress::suspend(|| {
+            use std::io::Write;
+            writeln!(anstream::stderr(), "{text}").ok();
+        });
+    }
+}

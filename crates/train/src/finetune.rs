@@ -1,0 +1,81 @@
+//! Fine-tuning: what is done to a trained model before its training goes on with other data.
+
+use std::collections::BTreeMap;
+
+use nalgebra::{DMatrix, DVector};
+use rayon::prelude::*;
+use tesseral_potentials::{Architecture, Artifact, Model, NamedTensor, Numbers};
+
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::error::TrainError;
+use crate::step::Sample;
+
+/// Singular values below this, relative to the largest, are those of combinations of elements that the data do not tell apart.
+const RANK: f64 = 1e-8;
+/// Frames that atomic energies are estimated from, at most.
+const MOST_FRAMES: usize = 1000;
+
+/// The model that fine-tuning begins with: energies of atoms estimated anew, if the configuration asks for it.
+///
+/// # Errors
+/// If the data cannot be evaluated by it.
+pub fn prepared(foundation: Artifact, config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
+    if config.finetune.reestimate_e0s { shifted(foundation, data) } else { Ok(foundation) }
+}
+
+/// Shifts the energies of atoms by what is left, by least squares, between the energies of the data and those of the model: another code or functional
+/// has other zeros of energy. Of all solutions the smallest shifts are taken, so that elements that the data do not tell apart share theirs.
+fn shifted(foundation: Artifact, data: &Dataset) -> Result<Artifact, TrainError> {
+    let model = Model::load(&foundation, candle_core::DType::F64, &candle_core::Device::Cpu)?;
+    let header = foundation.header().clone();
+    let count = data.train.len();
+    // Evenly spread over the data.
+    let chosen: Vec<usize> = (0..count.min(MOST_FRAMES)).map(|k| k * count / count.min(MOST_FRAMES)).collect();
+    let rows: Vec<Option<(u32, BTreeMap<u8, f64>, f64)>> = chosen
+        .into_par_iter()
+        .map(|index| {
+            let frame = data.train.frame(index)?;
+            let Some(energy) = frame.energy else { return Ok(None) };
+            let sample = Sample::new(&header, frame)?;
+            let batch = model.batch(&[&sample.prepared], &[&sample.frame.structure], sample.head)?;
+            let predicted = model.evaluate(&batch)?[0].energy;
+            let mut composition = BTreeMap::new();
+            for &z in &sample.frame.structure.numbers {
+                *composition.entry(z).or_insert(0.0) += 1.0;
+            }
+            Ok(Some((sample.head, composition, energy - predicted)))
+        })
+        .collect::<Result<_, TrainError>>()?;
+    let rows: Vec<_> = rows.into_iter().flatten().collect();
+    let (tensor, heads) = match &header.architecture {
+        Architecture::Mace(c) => ("atomic_energies", c.heads.len()),
+        Architecture::Nequip(c) => ("shift", c.modalities.len().max(1)),
+    };
+    let elements = header.elements();
+    let mut energies = foundation.f64(tensor)?;
+    let shape = vec![heads, elements.len()];
+    for head in 0..heads {
+        let of_head: Vec<_> = rows.iter().filter(|(h, _, _)| *h as usize == head).collect();
+        if of_head.is_empty() {
+            continue;
+        }
+        // Per atom, as the loss sees them.
+        let atoms = |composition: &BTreeMap<u8, f64>| composition.values().sum::<f64>();
+        let counts = DMatrix::from_fn(of_head.len(), elements.len(), |row, column| {
+            let composition = &of_head[row].1;
+            composition.get(&elements[column]).copied().unwrap_or(0.0) / atoms(composition)
+        });
+        let rest = DVector::from_iterator(of_head.len(), of_head.iter().map(|(_, composition, rest)| rest / atoms(composition)));
+        let svd = counts.svd(true, true);
+        let smallest = RANK * svd.singular_values.max();
+        let shifts =
+            svd.solve(&rest, smallest).map_err(|reason| TrainError::Unsupported { what: format!("energies of atoms: {reason}") })?;
+        for (column, shift) in shifts.iter().enumerate() {
+            energies[head * elements.len() + column] += shift;
+        }
+    }
+    let mut header = header;
+    header.provenance.notes.push("energies of atoms shifted to the training data by least squares".into());
+    Ok(foundation.with_tensors(header, vec![NamedTensor { name: tensor.into(), shape, numbers: Numbers::F64(energies) }])?)
+}

@@ -1,0 +1,259 @@
+//! One step: the loss of some frames and its gradient by every weight.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{Tensor, Var};
+use tesseral_ops::autograd;
+use tesseral_potentials::batch::PreparedStructure;
+use tesseral_potentials::model::head_index;
+use tesseral_potentials::{Header, Model};
+
+use crate::config::{LossConfig, LossWeights};
+use crate::data::{Frame, Origin};
+use crate::error::TrainError;
+use crate::loss::{LabelCounts, Labels, LossTerms, Predictions, loss};
+use crate::optimizer::named_gradients;
+
+/// A frame with its neighbours listed.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// The frame.
+    pub frame: Arc<Frame>,
+    /// Its graph.
+    pub prepared: Arc<PreparedStructure>,
+    /// Index of its head.
+    pub head: u32,
+}
+
+impl Sample {
+    /// Lists the neighbours of a frame for a model.
+    ///
+    /// # Errors
+    /// [`TrainError::Frame`] if the model does not know an element or has no such head, or the structure cannot be evaluated.
+    pub fn new(header: &Header, frame: Arc<Frame>) -> Result<Self, TrainError> {
+        let of_frame = |source| TrainError::Frame { origin: frame.origin.clone(), source };
+        let head = head_index(header, frame.head.as_deref()).map_err(of_frame)?;
+        let prepared = PreparedStructure::new(&frame.structure, header.elements(), header.cutoff()).map_err(of_frame)?;
+        Ok(Self { prepared: Arc::new(prepared), head, frame })
+    }
+}
+
+/// Samples that are computed together.
+pub type Batch = Vec<Sample>;
+
+/// Predictions for a batch, differentiable by the weights.
+///
+/// # Errors
+/// If a field that the model embeds is out of range, or second derivatives are off.
+pub fn predict(model: &Model, batch: &[Sample]) -> Result<Predictions, TrainError> {
+    let parts: Vec<&PreparedStructure> = batch.iter().map(|s| &*s.prepared).collect();
+    let structures: Vec<_> = batch.iter().map(|s| &s.frame.structure).collect();
+    let graph = model.batch_of_heads(&parts, &structures, batch.iter().map(|s| s.head).collect())?;
+    let (energies, forces, stresses) = model.differentiable(&graph)?;
+    Ok(Predictions { energies, forces, stresses })
+}
+
+/// What a step found.
+#[derive(Debug)]
+pub struct Gradients {
+    /// The terms of the loss.
+    pub terms: LossTerms,
+    /// By name of the weight; weights that nothing depends on have none.
+    pub by_name: BTreeMap<String, Tensor>,
+}
+
+/// The loss of batches that make one step together, and its gradients: batches are computed one after another, so that memory is that of the largest.
+///
+/// # Errors
+/// [`TrainError::NotFinite`], naming the frame, if the loss of a batch is not a number.
+pub fn gradients(
+    model: &Model,
+    variables: &BTreeMap<String, Var>,
+    batches: &[Batch],
+    config: &LossConfig,
+    weights: LossWeights,
+) -> Result<Gradients, TrainError> {
+    let counts: LabelCounts = batches.iter().flatten().map(|s| LabelCounts::of(&s.frame)).sum();
+    let mut found = Gradients { terms: LossTerms::default(), by_name: BTreeMap::new() };
+    for batch in batches {
+        let frames: Vec<&Frame> = batch.iter().map(|s| &*s.frame).collect();
+        let labels = Labels::new(&frames, model.device())?;
+        let predictions = predict(model, batch)?;
+        let (total, terms) = loss(config, weights, &predictions, &labels, counts)?;
+        if !terms.total().is_finite() {
+            return Err(TrainError::NotFinite { what: "the loss", origin: culprit(&predictions, batch)? });
+        }
+        found.terms += terms;
+        if !total.track_op() {
+            continue;
+        }
+        let store = autograd::gradients(&total)?;
+        for (name, gradient) in named_gradients(&store, variables) {
+            // A gradient that is kept would keep its graph.
+            let gradient = gradient.detach();
+            let sum = match found.by_name.remove(&name) {
+                Some(before) => before.add(&gradient)?,
+                None => gradient,
+            };
+            found.by_name.insert(name, sum);
+        }
+    }
+    Ok(found)
+}
+
+/// The first frame whose prediction is not a number, or the only one there is.
+fn culprit(predictions: &Predictions, batch: &[Sample]) -> Result<Option<Origin>, TrainError> {
+    let energies: Vec<f64> = predictions.energies.detach().to_vec1()?;
+    let forces: Vec<Vec<f64>> = predictions.forces.detach().to_vec2()?;
+    let stresses: Vec<f64> = predictions.stresses.detach().flatten_all()?.to_vec1()?;
+    let mut first = 0;
+    for (s, sample) in batch.iter().enumerate() {
+        let n = sample.frame.structure.len();
+        let finite = energies[s].is_finite()
+            && forces[first..first + n].iter().flatten().all(|x| x.is_finite())
+            && stresses[9 * s..9 * s + 9].iter().all(|x| x.is_finite());
+        if !finite {
+            return Ok(Some(sample.frame.origin.clone()));
+        }
+        first += n;
+    }
+    Ok(if let [one] = batch { Some(one.frame.origin.clone()) } else { None })
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use tesseral_atoms::{Cell, Structure};
+    use tesseral_potentials::{Artifact, Parameters};
+    use tesseral_testkit::{Random, slope};
+
+    use super::*;
+    use crate::config::LossKind;
+    use crate::data::Weights;
+    use crate::testing::{tiny_artifact, tiny_sevennet};
+
+    /// A crystal and a molecule with labels that are far from anything a model says; one force is masked, one frame has no stress.
+    fn samples(artifact: &Artifact) -> Vec<Sample> {
+        let mut random = Random::new(11);
+        let crystal = Structure::crystal(
+            Cell { vectors: [[3.1, 0.1, 0.0], [0.0, 2.9, 0.2], [0.3, 0.0, 3.3]] },
+            vec![8, 1, 1],
+            vec![[0.1, 0.0, 0.2], [1.2, 1.1, 0.9], [2.1, 0.4, 2.2]],
+        );
+        let molecule = Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]);
+        let mut vectors = |n: usize| (0..n).map(|_| [random.number(), random.number(), random.number()]).collect::<Vec<_>>();
+        let frames = [
+            Frame {
+                structure: crystal,
+                energy: Some(-7.0),
+                forces: Some(vectors(3)),
+                force_mask: Some(vec![true, false, true]),
+                stress: Some([0.1, -0.2, 0.3, 0.05, -0.02, 0.07]),
+                weights: Weights { energy: 1.5, forces: 0.7, stress: 2.0 },
+                group: None,
+                head: None,
+                origin: Origin { file: "test".into(), frame: 0 },
+            },
+            Frame {
+                structure: molecule,
+                energy: Some(-11.0),
+                forces: Some(vectors(3)),
+                force_mask: None,
+                stress: None,
+                weights: Weights::default(),
+                group: None,
+                head: None,
+                origin: Origin { file: "test".into(), frame: 1 },
+            },
+        ];
+        frames.into_iter().map(|f| Sample::new(artifact.header(), Arc::new(f)).unwrap()).collect()
+    }
+
+    struct Setting {
+        model: Model,
+        variables: BTreeMap<String, Var>,
+        samples: Vec<Sample>,
+    }
+
+    impl Setting {
+        fn new(artifact: &Artifact) -> Self {
+            autograd::enable_second_derivatives().unwrap();
+            let parameters = Parameters::trainable(artifact, DType::F64, &Device::Cpu);
+            let model = Model::build(artifact, &parameters).unwrap();
+            Self { model, variables: parameters.into_variables(), samples: samples(artifact) }
+        }
+
+        fn gradients(&self, kind: LossKind, batches: &[Batch]) -> Gradients {
+            // A delta that some deviations are below and some above.
+            let config = LossConfig { kind, huber_delta: 0.4, ..LossConfig::default() };
+            let weights = LossWeights { energy: 1.0, forces: 10.0, stress: 3.0 };
+            gradients(&self.model, &self.variables, batches, &config, weights).unwrap()
+        }
+    }
+
+    /// Every kind of parameter, for every loss: along random directions of each tensor.
+    fn agrees_with_finite_differences(artifact: &Artifact) {
+        let setting = Setting::new(artifact);
+        let mut random = Random::new(5);
+        for kind in [LossKind::Mse, LossKind::Huber, LossKind::Universal, LossKind::L1L2] {
+            let found = setting.gradients(kind, std::slice::from_ref(&setting.samples));
+            for (name, var) in &setting.variables {
+                // The exponents and lengths that are trained nowhere.
+                let Some(gradient) = found.by_name.get(name) else { panic!("{name} has no gradient") };
+                let direction = random.numbers(var.elem_count());
+                let before: Vec<f64> = var.flatten_all().unwrap().to_vec1().unwrap();
+                let expected: f64 =
+                    gradient.flatten_all().unwrap().to_vec1::<f64>().unwrap().iter().zip(&direction).map(|(g, d)| g * d).sum();
+                let scale = before.iter().fold(1e-2f64, |m, x| m.max(x.abs()));
+                let numeric = slope(1e-4 * scale, |h| {
+                    let moved: Vec<f64> = before.iter().zip(&direction).map(|(x, d)| x + h * d).collect();
+                    var.set(&Tensor::from_vec(moved, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                    setting.gradients(kind, std::slice::from_ref(&setting.samples)).terms.total()
+                });
+                var.set(&Tensor::from_vec(before, var.shape(), &Device::Cpu).unwrap()).unwrap();
+                let size = expected.abs().max(numeric.abs());
+                assert!((expected - numeric).abs() <= 1e-6 * size.max(1e-3), "{kind:?} {name}: {expected} and {numeric}");
+            }
+        }
+    }
+
+    #[test]
+    fn weight_gradients_of_mace_agree_with_finite_differences() {
+        agrees_with_finite_differences(&tiny_artifact(&[1, 8]));
+    }
+
+    #[test]
+    fn weight_gradients_of_sevennet_agree_with_finite_differences() {
+        agrees_with_finite_differences(&tiny_sevennet(&[1, 8]));
+    }
+
+    #[test]
+    fn batches_of_a_step_add_up() {
+        let setting = Setting::new(&tiny_artifact(&[1, 8]));
+        let together = setting.gradients(LossKind::Huber, std::slice::from_ref(&setting.samples));
+        let apart = setting.gradients(LossKind::Huber, &[vec![setting.samples[0].clone()], vec![setting.samples[1].clone()]]);
+        assert!((together.terms.total() - apart.terms.total()).abs() < 1e-12 * together.terms.total().abs());
+        for (name, gradient) in &together.by_name {
+            let difference = (gradient - &apart.by_name[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
+            assert!(difference <= 1e-11 * size.max(1e-6), "{name}: {difference} of {size}");
+        }
+    }
+
+    #[test]
+    fn a_frame_without_a_number_is_named() {
+        let mut setting = Setting::new(&tiny_artifact(&[1, 8]));
+        let mut frame = (*setting.samples[1].frame).clone();
+        frame.energy = Some(f64::NAN);
+        setting.samples[1].frame = Arc::new(frame);
+        let error = gradients(
+            &setting.model,
+            &setting.variables,
+            &[vec![setting.samples[1].clone()]],
+            &LossConfig::default(),
+            LossWeights::default(),
+        );
+        assert!(error.unwrap_err().to_string().contains("frame 1 of test"));
+    }
+}

@@ -1,0 +1,75 @@
+//! What a training leaves: the model, errors on all sets, the report.
+
+use std::sync::Arc;
+
+use super::course::Course;
+use super::{Ending, Outcome, Progress};
+use crate::checkpoint::Checkpoint;
+use crate::data::{FrameSource, Subset, files_of};
+use crate::error::TrainError;
+use crate::loader::Samples;
+use crate::log::{self, Record};
+use crate::optimizer::save_variables;
+use crate::report::{Report, SetRow};
+
+/// Writes the model of the best validation and the report.
+pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
+    let mut outcome = Outcome { ending, model: None, report: None, errors: Vec::new() };
+    if ending != Ending::Interrupted {
+        let last = (course.position.step, course.position.epoch, course.position.wall_seconds);
+        if course.checkpoints.best_path().exists() {
+            let best = Checkpoint::read(&course.checkpoints.best_path())?;
+            course.load(&best)?;
+        }
+        (course.position.step, course.position.epoch, course.position.wall_seconds) = last;
+        let model = course.averaged(|course| course.artifact())?;
+        model.save(&course.files.model())?;
+        outcome.model = Some(course.files.model());
+        let seed = course.config.training.seed;
+        for (name, samples) in sets(&course)? {
+            let (_, metrics) = course.averaged(|course| course.evaluate(&samples, Some(seed)))?;
+            let summary = metrics.summary(&name);
+            outcome.errors.push(SetRow { set: name, errors: metrics.all().summary() });
+            course.record(Record::Evaluation(Box::new(summary)))?;
+        }
+    }
+    let (step, epoch, wall_seconds) = (course.position.step, course.position.epoch, course.position.wall_seconds);
+    course.record(Record::End(log::End { step, epoch, reason: ending.word().to_owned(), wall_seconds }))?;
+    if let Some(log) = &mut course.log {
+        log.sync()?;
+        if course.config.output.report && ending != Ending::Interrupted {
+            let report = Report::from_log(&log::read(course.files.log())?);
+            let path = course.files.report();
+            report.write(&path).map_err(|source| TrainError::Write { path: path.clone(), source })?;
+            outcome.report = Some(path);
+        }
+    }
+    tell(Progress::Event("done"));
+    Ok(outcome)
+}
+
+/// The sets that the finished model is measured on: to train, to validate, and the files to test on.
+fn sets(course: &Course) -> Result<Vec<(String, Arc<Samples>)>, TrainError> {
+    let mut sets = vec![("train".to_owned(), course.train.clone())];
+    if !course.valid.is_empty() {
+        sets.push(("valid".to_owned(), course.valid.clone()));
+    }
+    for (file, indices) in files_of(&*course.data.test)? {
+        let source: Arc<dyn FrameSource> = Arc::new(Subset::new(course.data.test.clone(), indices));
+        let name = std::path::Path::new(&*file).file_name().map_or_else(|| file.to_string(), |n| n.to_string_lossy().into_owned());
+        sets.push((name, Arc::new(Samples::new(source, course.initial.header().clone()))));
+    }
+    Ok(sets)
+}
+
+impl Course {
+    /// The model with the weights as they are.
+    fn artifact(&self) -> Result<tesseral_potentials::Artifact, TrainError> {
+        let mut header = self.initial.header().clone();
+        header.name.clone_from(&self.config.output.name);
+        let (step, epoch) = self.position.best.map_or((self.position.step, self.position.epoch), |best| (best.step, best.epoch));
+        header.provenance.producer = format!("tesseral {}", env!("CARGO_PKG_VERSION"));
+        header.provenance.notes.push(format!("trained for {epoch} epochs, {step} steps, seed {}", self.config.training.seed));
+        Ok(self.initial.with_tensors(header, save_variables(&self.variables)?)?)
+    }
+}

@@ -1,0 +1,178 @@
+//! The training itself: from data and a configuration to a model, in steps that can be interrupted and resumed.
+//!
+//! A run has a folder:
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.toml` | the configuration in full |
+//! | `initial.safetensors` | the model that it began with |
+//! | `checkpoints/` | states to resume from ([`crate::checkpoint`]) |
+//! | `log.jsonl` | what happened ([`crate::log`]) |
+//! | `NAME.safetensors` | the model: the averaged weights of the best validation |
+//! | `report.html` | the same for people ([`crate::report`]) |
+//!
+//! A resumed run continues bit for bit where it was: weights, moments, averages, schedule, and the place in the order of frames are in a checkpoint, and the
+//! order follows from seed and epoch.
+
+mod course;
+mod evaluation;
+mod finish;
+mod setup;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use tesseral_potentials::Artifact;
+
+use crate::config::TrainConfig;
+use crate::doctor::Findings;
+use crate::error::TrainError;
+use crate::log::{Epoch, Step, Validation};
+use crate::report::Provenance;
+
+/// What a training tells while it runs.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// What the check of the data found.
+    Checked(&'a Findings),
+    /// It is about to begin, or to go on.
+    Ready(&'a Ready),
+    /// A step was made; of so many frames of the epoch so many are done.
+    Step(&'a Step, (usize, usize)),
+    /// An epoch is over.
+    Epoch(&'a Epoch),
+    /// The model was validated.
+    Validation(&'a Validation),
+    /// Something worth a line.
+    Event(&'a str),
+}
+
+/// What is going to be trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ready {
+    /// Folder of the run.
+    pub folder: PathBuf,
+    /// Frames to train and to validate on.
+    pub frames: (usize, usize),
+    /// Trained numbers, and all.
+    pub parameters: (usize, usize),
+    /// Epochs in all.
+    pub epochs: usize,
+    /// Steps and epochs that are done already.
+    pub done: (u64, u64),
+}
+
+/// How a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All epochs are done.
+    Finished,
+    /// The validation loss did not get better any more.
+    Patience,
+    /// Its time is over.
+    Time,
+    /// Somebody asked it to stop; it can be resumed.
+    Interrupted,
+}
+
+impl Ending {
+    /// The word for it in the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Patience => "patience",
+            Self::Time => "time",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// What a training leaves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// The model, unless it was interrupted.
+    pub model: Option<PathBuf>,
+    /// The report, if one was asked for.
+    pub report: Option<PathBuf>,
+    /// Errors on all sets, at the end.
+    pub errors: Vec<crate::report::SetRow>,
+}
+
+/// What a training is given besides its configuration.
+pub struct Request<'a> {
+    /// The configuration.
+    pub config: &'a TrainConfig,
+    /// The model that fine-tuning starts from.
+    pub foundation: Option<Artifact>,
+    /// Whether a training in the same folder is to go on.
+    pub resume: bool,
+    /// For the report: program, command, machine. What the training knows itself is filled in.
+    pub provenance: Provenance,
+}
+
+/// Stack of a thread that trains: differentiation recurses through the graph. Only what is used of it takes memory.
+const STACK: usize = 512 << 20;
+
+/// Trains.
+///
+/// When `stop` becomes true, the step under way is finished and the state saved.
+///
+/// # Errors
+/// [`TrainError`]. What was saved before stays.
+pub fn train(request: Request<'_>, stop: &AtomicBool, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
+    // The thread that trains is one of those that compute: asking other threads would cost two changes of thread for every operation.
+    let threads = rayon::ThreadPoolBuilder::new()
+        .num_threads(rayon::current_num_threads())
+        .stack_size(STACK)
+        .thread_name(|k| format!("training {k}"))
+        .build()
+        .map_err(|e| TrainError::Thread { name: "training", source: std::io::Error::other(e) })?;
+    threads.install(move || {
+        let mut course = setup::begin(request, tell)?;
+        let ending = course.run(stop, tell)?;
+        finish::finish(course, ending, tell)
+    })
+}
+
+/// The files of a run.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    folder: PathBuf,
+    name: String,
+}
+
+impl Files {
+    pub(crate) fn new(config: &TrainConfig) -> Self {
+        Self { folder: config.output.directory.clone(), name: config.output.name.clone() }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.folder.join("config.toml")
+    }
+
+    pub(crate) fn initial(&self) -> PathBuf {
+        self.folder.join("initial.safetensors")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.folder.join("checkpoints")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("log.jsonl")
+    }
+
+    pub(crate) fn model(&self) -> PathBuf {
+        self.folder.join(format!("{}.safetensors", self.name))
+    }
+
+    pub(crate) fn report(&self) -> PathBuf {
+        self.folder.join("report.html")
+    }
+}

@@ -1,0 +1,239 @@
+//! From configuration and data to a training that can begin, or go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Var};
+use sha2::{Digest, Sha256};
+use tesseral_potentials::{Architecture, Artifact, Model, Parameters};
+
+use super::course::Course;
+use super::{Files, Progress, Ready, Request};
+use crate::architecture::{self, TrainingStatistics, is_constant};
+use crate::average::Average;
+use crate::checkpoint::{Checkpoints, Found};
+use crate::config::{FinetuneMode, Precision, TrainConfig};
+use crate::data::{Dataset, FrameSource};
+use crate::doctor::{self, Subject};
+use crate::error::TrainError;
+use crate::loader::Samples;
+use crate::log::{LogWriter, Record, Resumed, Start};
+use crate::optimizer::{Optimizer, matches};
+use crate::schedule::{Horizon, Schedule};
+use crate::statistics::Statistics;
+
+/// What decides whether a run can go on with a configuration: everything but how long it goes, how often it saves, and where to.
+fn hash(config: &TrainConfig) -> Result<String, TrainError> {
+    let mut config = config.clone();
+    config.output = Default::default();
+    config.training.checkpoint = Default::default();
+    config.training.max_time = None;
+    config.training.patience = 0;
+    config.training.threads = 1;
+    // A longer training is the same training, unless its schedule or second stage is measured by the length.
+    let by_length = config.schedule.depends_on_length() || config.loss.stage_two.is_some_and(|s| s.start_epoch.is_none());
+    if !by_length {
+        config.training.max_epochs = 1;
+    }
+    let text = config.to_toml()?;
+    Ok(Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Elements of all frames, ascending.
+fn elements(sources: &[&dyn FrameSource]) -> Result<Vec<u8>, TrainError> {
+    let mut present = [false; 256];
+    for source in sources {
+        for index in 0..source.len() {
+            source.frame(index)?.structure.numbers.iter().for_each(|&z| present[usize::from(z)] = true);
+        }
+    }
+    Ok((1..=u8::MAX).filter(|&z| present[usize::from(z)]).collect())
+}
+
+/// Names of the heads of all frames, in the order in which they are met; none if no frame names one.
+fn heads(source: &dyn FrameSource) -> Result<Vec<String>, TrainError> {
+    let mut heads: Vec<String> = Vec::new();
+    for index in 0..source.len() {
+        if let Some(head) = source.summary(index)?.head
+            && !heads.iter().any(|h| **h == *head)
+        {
+            heads.push(head.to_string());
+        }
+    }
+    Ok(heads)
+}
+
+/// An untrained model for the data.
+fn untrained(config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
+    let model =
+        config.model.as_ref().ok_or_else(|| TrainError::Unsupported { what: "there is neither a model nor a foundation".into() })?;
+    let heads = heads(&*data.train)?;
+    let elements = elements(&[&*data.train, &*data.valid])?;
+    let of_head = |head: Option<&str>| Statistics::new(&*data.train, &data.isolated, head, model.cutoff(), &config.statistics);
+    let all = of_head(None)?;
+    let by_head = if heads.is_empty() { vec![all.clone()] } else { heads.iter().map(|h| of_head(Some(h))).collect::<Result<_, _>>()? };
+    let statistics = TrainingStatistics {
+        e0s: by_head.iter().map(|s| elements.iter().map(|z| s.e0s.get(z).copied().unwrap_or(0.0)).collect()).collect(),
+        scale: by_head.iter().map(|s| s.scale).collect(),
+        shift: by_head.iter().map(|s| s.mean).collect(),
+        avg_num_neighbors: all.avg_num_neighbors,
+        elements,
+    };
+    Ok(architecture::build(model, &statistics, &heads, config.training.seed, &config.output.name)?)
+}
+
+/// Names of the fields that a model embeds.
+fn fields(config: &TrainConfig, foundation: Option<&Artifact>) -> Vec<String> {
+    match foundation.map(|a| &a.header().architecture) {
+        Some(Architecture::Mace(c)) => c.fields.iter().map(|f| f.name.clone()).collect(),
+        Some(Architecture::Nequip(_)) => Vec::new(),
+        None => config.model.as_ref().map(|m| m.fields()).unwrap_or_default(),
+    }
+}
+
+/// Whether a tensor is trained.
+fn is_trained(config: &TrainConfig, name: &str) -> bool {
+    let frozen = config.finetune.mode == FinetuneMode::Frozen && config.finetune.freeze.iter().any(|p| matches(p, name));
+    let by_model = match &config.model {
+        Some(model) if config.finetune.foundation.is_none() => model.is_trained(name),
+        _ => !is_constant(name),
+    };
+    by_model && !frozen
+}
+
+/// Makes everything ready.
+pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
+    let Request { config, foundation, resume, mut provenance } = request;
+    let files = Files::new(config);
+    if let (Some(_), FinetuneMode::Lora | FinetuneMode::Multihead | FinetuneMode::Ewc) = (&foundation, config.finetune.mode) {
+        return Err(TrainError::Unsupported { what: "finetune.mode: only `plain` and `frozen` are there so far".into() });
+    }
+    let exists = files.checkpoints().exists() || files.log().exists();
+    match (resume, exists) {
+        (true, false) => return Err(TrainError::NothingToResume { path: files.folder().to_owned() }),
+        (false, true) => return Err(TrainError::Exists { path: files.folder().to_owned() }),
+        _ => {}
+    }
+    let write = |path: std::path::PathBuf, source| TrainError::Write { path, source };
+    // Whether results can be written is found out before hours are spent on them.
+    fs_err::create_dir_all(files.folder()).map_err(|e| write(files.folder().to_owned(), e))?;
+    let checkpoints =
+        Checkpoints::open(&files.checkpoints(), config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN))?;
+
+    let data = Dataset::load(&config.data, &fields(config, foundation.as_ref()))?;
+    let known = foundation.as_ref().map(|a| a.header().elements().to_vec());
+    let mut findings = None;
+    if !resume {
+        let mut subject = Subject::new(&*data.train);
+        subject.valid = Some(&*data.valid);
+        subject.elements = known.as_deref();
+        subject.keys = Some(&data.keys);
+        let found = doctor::examine(&subject, &config.doctor)?;
+        tell(Progress::Checked(&found));
+        if found.has_errors() {
+            let errors = found.of(doctor::Severity::Error).count();
+            return Err(TrainError::Unfit { errors });
+        }
+        findings = Some(found);
+    }
+
+    let found = if resume { checkpoints.latest()? } else { None };
+    let initial = if resume {
+        Artifact::open(&files.initial())?
+    } else {
+        let artifact = match foundation {
+            Some(foundation) => super::super::finetune::prepared(foundation, config, &data)?,
+            None => untrained(config, &data)?,
+        };
+        artifact.save(&files.initial())?;
+        artifact
+    };
+    let dtype = match config.training.precision {
+        Precision::F32 => DType::F32,
+        Precision::F64 => DType::F64,
+    };
+    let device = Device::Cpu;
+    let of_name = |name: &str| is_trained(config, name);
+    let parameters = Parameters::trainable_where(&initial, dtype, &device, &of_name);
+    let model = Model::build(&initial, &parameters)?;
+    let variables: BTreeMap<String, Var> = parameters.into_variables();
+    let counts = (variables.values().map(|v| v.elem_count()).sum(), initial.num_parameters());
+
+    let optimizer = Optimizer::new(&config.optimizer, &variables)?;
+    if optimizer.needs_function() {
+        return Err(TrainError::Unsupported {
+            what: "optimizer.kind: `lbfgs` trains whole data sets at once, which is not there so far".into(),
+        });
+    }
+    let horizon = Horizon { steps: None, epochs: Some(config.training.max_epochs as u64) };
+    let schedule = Schedule::new(&config.schedule, config.optimizer.learning_rate, horizon)?;
+    let average = if config.average.enabled { Some(Average::new(&config.average, &variables)?) } else { None };
+    let samples = |source: &Arc<dyn FrameSource>| Arc::new(Samples::new(source.clone(), initial.header().clone()));
+    provenance.seed = Some(config.training.seed);
+    provenance.parameters = Some(counts.0 as u64);
+    provenance.precision = dtype.as_str().to_owned();
+    provenance.threads = Some(rayon::current_num_threads() as u64);
+    provenance.architecture =
+        initial.header().summary().into_iter().map(|(label, value)| format!("{label}: {value}")).collect::<Vec<_>>().join("; ");
+
+    let log = if !config.output.log {
+        None
+    } else if resume {
+        Some(LogWriter::append(files.log())?)
+    } else {
+        Some(LogWriter::create(files.log())?)
+    };
+    let mut course = Course {
+        train: samples(&data.train),
+        valid: samples(&data.valid),
+        data,
+        hash: hash(config)?,
+        config: config.clone(),
+        files,
+        initial,
+        model,
+        variables,
+        optimizer,
+        schedule,
+        average,
+        checkpoints,
+        log,
+        position: Default::default(),
+    };
+    if resume {
+        course.go_on(found)?;
+    } else {
+        let toml = config.to_toml()?;
+        let path = course.files.config();
+        tesseral_atoms::io::write_atomically(&path, |w| std::io::Write::write_all(w, toml.as_bytes())).map_err(|e| write(path, e))?;
+        course.record(Record::Start(Box::new(Start { name: config.output.name.clone(), provenance, config: toml })))?;
+        for finding in findings.iter().flat_map(|f| &f.findings) {
+            course.record(Record::Finding(finding.into()))?;
+        }
+    }
+    let ready = Ready {
+        folder: course.files.folder().to_owned(),
+        frames: (course.train.len(), course.valid.len()),
+        parameters: counts,
+        epochs: config.training.max_epochs,
+        done: (course.position.step, course.position.epoch),
+    };
+    tell(Progress::Ready(&ready));
+    Ok(course)
+}
+
+impl Course {
+    /// Takes up the newest checkpoint; without one the run is at its beginning.
+    fn go_on(&mut self, found: Option<Found>) -> Result<(), TrainError> {
+        let name = match found {
+            Some(found) => {
+                found.checkpoint.expect_config(&self.hash, &found.path)?;
+                self.load(&found.checkpoint)?;
+                found.path.display().to_string()
+            }
+            None => "the beginning".to_owned(),
+        };
+        let (step, epoch) = (self.position.step, self.position.epoch);
+        self.record(Record::Resumed(Resumed { step, epoch, checkpoint: name }))
+    }
+}
