@@ -3,7 +3,7 @@
 //! A line of prose begins with `# `; a key without a default is commented out, `#key = example`.
 
 /// One part for each section, in the order in which people decide things.
-const PARTS: [&str; 11] = [HEAD, DATA, MODEL, STATISTICS, LOSS, OPTIMIZER, SCHEDULE, AVERAGE, TRAINING, FINETUNE, OUTPUT];
+const PARTS: [&str; 12] = [HEAD, DATA, DOCTOR, MODEL, STATISTICS, LOSS, OPTIMIZER, SCHEDULE, AVERAGE, TRAINING, FINETUNE, OUTPUT];
 
 const HEAD: &str = "\
 # Training of an interatomic potential.
@@ -60,6 +60,21 @@ seed = 0
 # Factors of the weights of all frames of a kind; 1 for kinds that are not named.
 [data.config_type_weights]
 #surface = 0.5
+"#;
+
+const DOCTOR: &str = r#"
+# The check of the data before a training (`tesseral doctor`).
+[doctor]
+# Codes of errors that are known to be no errors, such as "energy-force": they are listed as warnings.
+allow = []
+# Frames whose atoms differ by less than this are near-copies, angstrom.
+near_duplicate = 0.01
+# Atoms closer than this are too close, angstrom.
+closest = 0.5
+# Robust standard deviations from the median beyond which a force or an energy is an outlier.
+outlier = 12.0
+# Most frames that a finding names.
+examples = 5
 "#;
 
 const MODEL: &str = r#"
