@@ -29,8 +29,9 @@ struct SlabPath<T> {
     weight_offset: usize,
     /// (m1 · components of the edge + m2, m3, coefficient), sorted by m3.
     couplings: Vec<(u16, u16, T)>,
-    /// Where the path's sums start among those of the block, in slabs.
+    /// Where the path's sums are among those of the block, in slabs, and how many.
     sums: usize,
+    num_sums: usize,
 }
 
 /// Consecutive paths of a block with the same degree of the edge.
@@ -116,7 +117,7 @@ impl<T: HasSlabs> SlabPlan<T> {
                 path.coefficients.iter().map(|&(m1, m2, m3, c)| ((m1 * n2 + m2) as u16, m3 as u16, T::of(c))).collect();
             couplings.sort_by_key(|c| (c.1, c.0));
             // Sums are placed once the order is known.
-            blocks[b].paths.push(SlabPath { out_block, out_channel, weight_offset: path.weight_offset, couplings, sums: 0 });
+            blocks[b].paths.push(SlabPath { out_block, out_channel, weight_offset: path.weight_offset, couplings, sums: 0, num_sums: 0 });
             degrees[b].push((path.edge_offset, n2));
         }
         let lanes = width::<T>();
@@ -127,8 +128,9 @@ impl<T: HasSlabs> SlabPlan<T> {
             block.paths = order.iter().map(|&p| block.paths[p].clone()).collect();
             for (position, &p) in order.iter().enumerate() {
                 let (edge_offset, edge_components) = degrees[p];
-                block.paths[position].sums = block.sums;
-                block.sums += block.components * edge_components;
+                let path = &mut block.paths[position];
+                (path.sums, path.num_sums) = (block.sums, block.components * edge_components);
+                block.sums += path.num_sums;
                 match block.groups.last_mut() {
                     Some(group) if group.edge_offset == edge_offset => group.count += 1,
                     _ => block.groups.push(Group { edge_offset, edge_components, first: position, count: 1 }),
@@ -678,7 +680,7 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
                         let output = &outputs[path.out_block];
                         let rows = &g[path.out_block][i * output.components * output.width..][..output.components * output.width];
                         let channel = path.out_channel + (first + slab) * w;
-                        let of_path = &mut sums[(slab * block.sums + path.sums) * w..][..block.sums_of(path) * w];
+                        let of_path = &mut sums[(slab * block.sums + path.sums) * w..][..path.num_sums * w];
                         of_path.fill(T::zero());
                         for &(pair, m3, c) in &path.couplings {
                             let from = &rows[m3 as usize * output.width + channel..][..w];
@@ -726,14 +728,6 @@ impl<T: HasSlabs> SlabKernel<T> for Adjoint<'_, T> {
                 }
             }
         }
-    }
-}
-
-impl<T> SlabBlock<T> {
-    /// Slabs of S of one path.
-    fn sums_of(&self, path: &SlabPath<T>) -> usize {
-        let next = self.paths.iter().map(|p| p.sums).filter(|&s| s > path.sums).min().unwrap_or(self.sums);
-        next - path.sums
     }
 }
 
