@@ -203,7 +203,7 @@ impl Artifact {
                 Ok((name.clone(), TensorView::new(e.dtype, e.shape.clone(), &self.bytes[e.range.clone()]).map_err(|e| self.broken(&e))?))
             })
             .collect::<Result<_>>()?;
-        let bytes = safetensors::serialize(views, Some(metadata(&header, &self.origin)?)).map_err(|e| self.broken(&e))?;
+        let bytes = in_order(safetensors::serialize(views, Some(metadata(&header, &self.origin)?)).map_err(|e| self.broken(&e))?);
         Self::from_bytes(bytes, &header.name)
     }
 
@@ -376,6 +376,31 @@ fn encode(header: &Header, tensors: &[NamedTensor], origin: &str) -> Result<Vec<
         }
     }
     let views = tensors.iter().map(|t| (t.name.clone(), View(t)));
-    safetensors::serialize(views, Some(metadata(header, origin)?))
-        .map_err(|e| PotentialError::NotSafetensors { origin: origin.to_owned(), reason: e.to_string() })
+    let unwritable = |e: safetensors::SafeTensorError| PotentialError::NotSafetensors { origin: origin.to_owned(), reason: e.to_string() };
+    Ok(in_order(safetensors::serialize(views, Some(metadata(header, origin)?)).map_err(unwritable)?))
+}
+
+/// The same file with its metadata in the order of their keys. They come from a hash map, in an order that changes from run to run, and the same model should
+/// be the same bytes.
+fn in_order(mut bytes: Vec<u8>) -> Vec<u8> {
+    let sorted = |header: &[u8]| -> Option<Vec<u8>> {
+        let mut json: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(header).ok()?;
+        let metadata = json.get_mut("__metadata__")?.as_object_mut()?;
+        let ordered: BTreeMap<String, serde_json::Value> = std::mem::take(metadata).into_iter().collect();
+        metadata.extend(ordered);
+        let mut text = serde_json::to_vec(&json).ok()?;
+        // The header is padded with blanks to a multiple of eight bytes.
+        (text.len() <= header.len()).then(|| {
+            text.resize(header.len(), b' ');
+            text
+        })
+    };
+    let Some((length, rest)) = bytes.split_first_chunk_mut::<8>() else { return bytes };
+    let length = u64::from_le_bytes(*length) as usize;
+    if let Some(header) = rest.get_mut(..length)
+        && let Some(sorted) = sorted(header)
+    {
+        header.copy_from_slice(&sorted);
+    }
+    bytes
 }

@@ -541,10 +541,11 @@ impl Checkpoints {
             let write = |file: &mut io::BufWriter<&mut File>| file.write_all(&bytes);
             write_atomically::<_, io::Error>(path, write).map_err(|source| CheckpointError::Write { path: path.to_owned(), source })
         };
-        write(&path)?;
+        // The best first: killed between the two, a training goes on from an earlier checkpoint and writes both again.
         if best {
             write(&self.best_path())?;
         }
+        write(&path)?;
         for old in entries(&self.folder)?.iter().skip(self.keep.get()) {
             remove(&old.path);
         }

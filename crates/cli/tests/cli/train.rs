@@ -105,7 +105,7 @@ fn killed_and_resumed_the_weights_are_the_same_to_the_bit() {
     let killed = prepared();
     let (mut kills, mut state) = (0, 7u64);
     loop {
-        let resume = killed.path("run/log.jsonl").exists() || killed.path("run/checkpoints").exists();
+        let resume = killed.path("run/log.jsonl").exists();
         let mut arguments = [&["train", "train.toml"], &checkpoints[..]].concat();
         if resume {
             arguments.push("--resume");
@@ -205,6 +205,7 @@ fn bad_input_is_said_before_the_first_step() {
     let text = sandbox.run(&["doctor", "kcal.xyz"]);
     assert!(text.contains("kcal"), "{text}");
     sandbox.file("gold.xyz", molecules(10).replace("O ", "Au "));
+    fails(&["train", "train.toml", "data.test=[\"gold.xyz\"]"], &["frame 0 of gold.xyz", "Au"]);
     fails(&["finetune", "-o", "run", "no-such-model", "data.xyz"], &["no-such-model"]);
     let text = sandbox.run(&["doctor", "data.xyz"]);
     assert!(text.starts_with("exit code 0"), "{text}");

@@ -141,8 +141,10 @@ impl Course {
         let start = Instant::now();
         let before = self.position.wall_seconds;
         let mut saved = Instant::now();
-        if self.position.step == 0 && self.position.epoch == 0 && !self.valid.is_empty() {
-            self.validate(tell)?;
+        if self.position.step == 0 && self.position.epoch == 0 {
+            let best = !self.valid.is_empty() && self.validate(tell)?.best;
+            // What it began with is the best there is until something is better, and what a roll-back goes to.
+            self.save(best)?;
         }
         while self.position.epoch < self.config.training.max_epochs as u64 {
             match self.epoch(stop, tell, (start, before), &mut saved) {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Var};
 use sha2::{Digest, Sha256};
-use tesseral_potentials::{Architecture, Artifact, Model, Parameters};
+use tesseral_potentials::batch::species_of;
+use tesseral_potentials::model::head_index;
+use tesseral_potentials::{Architecture, Artifact, Header, Model, Parameters};
 
 use super::course::Course;
 use super::{Files, Progress, Ready, Request};
@@ -63,6 +65,17 @@ fn heads(source: &dyn FrameSource) -> Result<Vec<String>, TrainError> {
     Ok(heads)
 }
 
+/// That the model knows elements and heads of all frames: found out now rather than when the last of them is evaluated.
+fn known_to_all(source: &dyn FrameSource, header: &Header) -> Result<(), TrainError> {
+    for index in 0..source.len() {
+        let frame = source.frame(index)?;
+        let of_frame = |source| TrainError::Frame { origin: frame.origin.clone(), source };
+        head_index(header, frame.head.as_deref()).map_err(of_frame)?;
+        species_of(&frame.structure, header.elements()).map_err(of_frame)?;
+    }
+    Ok(())
+}
+
 /// An untrained model for the data.
 fn untrained(config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
     let model =
@@ -108,7 +121,10 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     if let (Some(_), FinetuneMode::Lora | FinetuneMode::Multihead | FinetuneMode::Ewc) = (&foundation, config.finetune.mode) {
         return Err(TrainError::Unsupported { what: "finetune.mode: only `plain` and `frozen` are there so far".into() });
     }
-    let exists = files.checkpoints().exists() || files.log().exists();
+    // What a run leaves that never began (a folder, the model it would have begun with) is none.
+    let is_checkpoint =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
+    let exists = files.log().exists() || std::fs::read_dir(files.checkpoints()).is_ok_and(|mut entries| entries.any(is_checkpoint));
     match (resume, exists) {
         (true, false) => return Err(TrainError::NothingToResume { path: files.folder().to_owned() }),
         (false, true) => return Err(TrainError::Exists { path: files.folder().to_owned() }),
@@ -148,6 +164,9 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         artifact.save(&files.initial())?;
         artifact
     };
+    for source in [&data.train, &data.valid, &data.test] {
+        known_to_all(&**source, initial.header())?;
+    }
     let dtype = match config.training.precision {
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
