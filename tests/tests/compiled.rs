@@ -104,7 +104,8 @@ fn sevennet_models() {
     }
 }
 
-/// Packages and checkpoints in one file: cutoffs that depend on the pair and its order, ZBL, factors that depend on the element.
+/// Packages, checkpoints in one file and training folders: cutoffs that depend on the pair and its order, ZBL, factors that depend on the element, both
+/// sign conventions of e3nn.
 #[test]
 fn nequip_models() {
     let folder = tesseral_tests::golden_folder().join("nequip");
@@ -114,6 +115,17 @@ fn nequip_models() {
         let reference = folder.join(format!("ref_{}.extxyz", file.split('.').next().unwrap()));
         let frames: Vec<Structure> = tesseral_atoms::io::read(&reference).unwrap().map(|f| f.unwrap()).collect();
         conforms(file, &artifact, &frames);
+    }
+    for name in ["v06_parity", "v06_parity_e3nn05"] {
+        let training = temporary.path().join(name);
+        std::fs::create_dir(&training).unwrap();
+        std::fs::copy(folder.join(format!("{name}.config.yaml")), training.join("config.yaml")).unwrap();
+        let weights = tesseral_tests::plain(&folder.join(format!("{name}.best_model.pth.gz")), temporary.path());
+        std::fs::rename(weights, training.join("best_model.pth")).unwrap();
+        let artifact = tesseral_import::import(&training).unwrap();
+        let reference = folder.join(format!("ref_{name}.extxyz"));
+        let frames: Vec<Structure> = tesseral_atoms::io::read(&reference).unwrap().map(|f| f.unwrap()).collect();
+        conforms(name, &artifact, &frames);
     }
 }
 

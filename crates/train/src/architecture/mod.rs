@@ -4,7 +4,7 @@
 //! training starts from: irreps of every layer as the packages derive them (model definitions §2.4, §3.2, §4), weights as the packages
 //! initialise them, energies and scales from the [`TrainingStatistics`].
 //!
-//! The random numbers of a tensor depend on the seed and its name alone ([`initialize`]).
+//! The random numbers of a tensor depend on the seed and its name alone (`initialize`).
 
 mod initialize;
 mod mace;
