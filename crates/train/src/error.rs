@@ -81,7 +81,9 @@ pub enum TrainError {
         origin: Option<Origin>,
     },
     /// Going back to the last checkpoint did not help.
-    #[error("{what} was not a finite number {times} times in a row, each time after going back to the last checkpoint")]
+    #[error(
+        "{what} was not a finite number for the {times}th time, each time after going back to the last checkpoint with a lower learning rate"
+    )]
     RolledBack {
         /// Of what.
         what: &'static str,

@@ -14,7 +14,7 @@ use crate::step::Sample;
 /// Singular values below this, relative to the largest, are those of combinations of elements that the data do not tell apart.
 const RANK: f64 = 1e-8;
 /// Frames that atomic energies are estimated from, at most.
-const MOST_FRAMES: usize = 1000;
+const MOST_FRAMES: usize = 200;
 
 /// The model that fine-tuning begins with: energies of atoms estimated anew, if the configuration asks for it.
 ///
@@ -27,7 +27,8 @@ pub fn prepared(foundation: Artifact, config: &TrainConfig, data: &Dataset) -> R
 /// Shifts the energies of atoms by what is left, by least squares, between the energies of the data and those of the model: another code or functional
 /// has other zeros of energy. Of all solutions the smallest shifts are taken, so that elements that the data do not tell apart share theirs.
 fn shifted(foundation: Artifact, data: &Dataset) -> Result<Artifact, TrainError> {
-    let model = Model::load(&foundation, candle_core::DType::F64, &candle_core::Device::Cpu)?;
+    // Shifts are of the order of eV, atomic energies are added in f64: single precision is enough, and users wait for it.
+    let model = Model::load(&foundation, candle_core::DType::F32, &candle_core::Device::Cpu)?;
     let header = foundation.header().clone();
     let count = data.train.len();
     // Evenly spread over the data.

@@ -196,10 +196,12 @@ mod tests {
 
     /// For the reader of the real TensorBoard: `TESSERAL_SAMPLE_EVENTS=folder cargo test -p tesseral-train -- --ignored sample_events`.
     #[test]
-    #[ignore = "writes files to look at"]
-    fn sample_events() {
-        let folder = std::env::var("TESSERAL_SAMPLE_EVENTS").expect("TESSERAL_SAMPLE_EVENTS is the folder to write to");
+    fn a_resumed_run_writes_a_file_of_its_own() {
+        let temporary = tempfile::tempdir().unwrap();
+        // TESSERAL_SAMPLE_EVENTS names a folder to keep and look at.
+        let folder = std::env::var_os("TESSERAL_SAMPLE_EVENTS").map_or_else(|| temporary.path().to_owned(), std::path::PathBuf::from);
         let mut part = TensorBoard::create(&folder, None).unwrap();
+        let first = part.path().to_owned();
         for step in 1..=5 {
             part.scalars(step, [("loss/train", 1.0 / step as f64), ("valid/forces_rmse_eV_per_Å", 0.5 / step as f64)]).unwrap();
         }
@@ -208,5 +210,6 @@ mod tests {
         for step in 4..=300 {
             part.scalars(step, [("loss/train", 2.0 / step as f64)]).unwrap();
         }
+        assert!(first.exists() && part.path().exists() && first != part.path());
     }
 }

@@ -11,7 +11,7 @@ use tesseral_potentials::{Artifact, Model};
 
 use super::{Ending, Files, Progress};
 use crate::average::Average;
-use crate::checkpoint::{Best, Checkpoint, Checkpoints, TrainingState};
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, Checkpoints, TrainingState};
 use crate::config::{LossWeights, OnNan, TrainConfig};
 use crate::data::{Dataset, shuffled_order};
 use crate::error::TrainError;
@@ -22,7 +22,7 @@ use crate::optimizer::{Optimizer, check_finite, clip_factor, global_norm, load_v
 use crate::schedule::Schedule;
 use crate::step::{Batch, gradients};
 
-/// Times that a training goes back to the same checkpoint before it gives up.
+/// Times that a training goes back to a checkpoint before it gives up.
 const ROLLBACKS: u64 = 5;
 
 /// Where a training stands.
@@ -45,7 +45,7 @@ pub(super) struct Position {
     since_best: u64,
     /// The best one.
     pub(super) best: Option<Best>,
-    /// Times that it went back because of a number that is none, in all and since the last checkpoint.
+    /// Times that it went back because of a number that is none.
     rollbacks: u64,
 }
 
@@ -83,12 +83,13 @@ impl Course {
     /// Everything that the steps to come depend on.
     fn state(&self) -> Result<Checkpoint, TrainError> {
         let Position { step, epoch, best, .. } = self.position;
+        let content = |e: serde_json::Error| CheckpointError::Content(format!("its position: {e}"));
         let mut checkpoint = Checkpoint::new(TrainingState {
             step,
             epoch,
             config_hash: self.hash.clone(),
             schedule: self.schedule.state().clone(),
-            other: serde_json::to_value(&self.position).unwrap_or_default(),
+            other: serde_json::to_value(&self.position).map_err(content)?,
             best,
             ..TrainingState::default()
         });
@@ -102,8 +103,8 @@ impl Course {
 
     /// Takes up a state.
     pub(super) fn load(&mut self, checkpoint: &Checkpoint) -> Result<(), TrainError> {
-        let position = Position::deserialize(&checkpoint.state.other)
-            .map_err(|e| TrainError::Checkpoint(crate::checkpoint::CheckpointError::Content(format!("its position: {e}"))))?;
+        let position =
+            Position::deserialize(&checkpoint.state.other).map_err(|e| CheckpointError::Content(format!("its position: {e}")))?;
         load_variables(&self.variables, &checkpoint.section("param"))?;
         self.optimizer.load_state(&checkpoint.section("optimizer"))?;
         if let Some(average) = &mut self.average {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use tesseral_atoms::labels::voigt;
 use tesseral_potentials::Evaluation;
 use tesseral_potentials::batch::PreparedStructure;
 
@@ -85,9 +86,4 @@ impl Course {
             stresses: Tensor::from_vec(stresses, (s, 3, 3), device)?,
         })
     }
-}
-
-/// xx, yy, zz, yz, zx, xy of a symmetric matrix.
-fn voigt(m: [[f64; 3]; 3]) -> [f64; 6] {
-    [m[0][0], m[1][1], m[2][2], m[1][2], m[2][0], m[0][1]]
 }
