@@ -1,8 +1,11 @@
 //! The tensors of a model while it is built and computed with: plain ones for inference, variables for training.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor, Var};
+use tesseral_ops::linear::LinearSpec;
 
 use crate::artifact::Artifact;
 use crate::error::{PotentialError, Result};
@@ -12,19 +15,20 @@ pub struct Parameters<'a> {
     artifact: &'a Artifact,
     dtype: DType,
     device: Device,
-    variables: Option<std::cell::RefCell<BTreeMap<String, Var>>>,
+    variables: Option<RefCell<BTreeMap<String, Var>>>,
     is_trained: Option<&'a dyn Fn(&str) -> bool>,
+    linear_maps: RefCell<BTreeMap<String, Arc<LinearSpec>>>,
 }
 
 impl<'a> Parameters<'a> {
     /// For inference: nothing is tracked.
     pub fn frozen(artifact: &'a Artifact, dtype: DType, device: &Device) -> Self {
-        Self { artifact, dtype, device: device.clone(), variables: None, is_trained: None }
+        Self { artifact, dtype, device: device.clone(), variables: None, is_trained: None, linear_maps: RefCell::default() }
     }
 
     /// For training: every floating-point tensor that a model asks for as a parameter becomes a variable.
     pub fn trainable(artifact: &'a Artifact, dtype: DType, device: &Device) -> Self {
-        Self { artifact, dtype, device: device.clone(), variables: Some(std::cell::RefCell::default()), is_trained: None }
+        Self { variables: Some(RefCell::default()), ..Self::frozen(artifact, dtype, device) }
     }
 
     /// For training: as [`Self::trainable`], but only tensors whose name `is_trained` says so; the others are constants that nothing is computed for.
@@ -34,7 +38,21 @@ impl<'a> Parameters<'a> {
 
     /// The variables that were given out, by name.
     pub fn into_variables(self) -> BTreeMap<String, Var> {
-        self.variables.map(std::cell::RefCell::into_inner).unwrap_or_default()
+        self.variables.map(RefCell::into_inner).unwrap_or_default()
+    }
+
+    /// A parameter that holds the weights of a linear map, as [`Self::get`]: rows of `spec.weight_numel` numbers, or the matrix of a single block.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub fn linear(&self, name: &str, shape: &[usize], spec: &Arc<LinearSpec>) -> Result<Tensor> {
+        self.linear_maps.borrow_mut().insert(name.to_owned(), spec.clone());
+        self.get(name, shape)
+    }
+
+    /// The linear maps whose weights were given out, by the names of these.
+    pub fn linear_maps(&self) -> BTreeMap<String, Arc<LinearSpec>> {
+        self.linear_maps.borrow().clone()
     }
 
     /// The type that is computed in.

@@ -126,6 +126,14 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// A way of fine-tuning that the model or the data do not allow.
+    #[error("{what}")]
+    Finetune {
+        /// A sentence.
+        what: String,
+        /// What can be done about it.
+        hint: &'static str,
+    },
     /// An option that is not there yet for what was asked.
     #[error("{what}")]
     Unsupported {
@@ -158,6 +166,7 @@ impl TrainError {
             Self::Write { .. } => own("check that the folder exists, that you may write there, and that the disk is not full"),
             Self::Exists { .. } => own("resume it with --resume, or give another output.directory"),
             Self::NothingToResume { .. } => own("leave out --resume to begin"),
+            Self::Finetune { hint, .. } => own(hint),
             _ => None,
         }
     }

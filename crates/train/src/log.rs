@@ -53,10 +53,10 @@ impl Record {
             Self::Step(record) => Some(record.step),
             Self::Epoch(record) => Some(record.step),
             Self::Validation(record) => Some(record.step),
-            Self::Forgetting(record) => Some(record.step),
+            Self::Forgetting(record) if record.phase != crate::report::Phase::After => Some(record.step),
             Self::Event(record) => Some(record.step),
             // What ended is going on again.
-            Self::Evaluation(_) | Self::End(_) => Some(u64::MAX),
+            Self::Evaluation(_) | Self::Forgetting(_) | Self::End(_) => Some(u64::MAX),
             Self::Start(_) | Self::Resumed(_) | Self::Finding(_) | Self::Unknown => None,
         }
     }

@@ -11,7 +11,8 @@ use tesseral_train::config::TrainConfig;
 use tesseral_train::data::{DataConfig, Dataset, FileConfig};
 use tesseral_train::doctor::{self, Findings, Severity, Subject};
 use tesseral_train::log::Validation;
-use tesseral_train::report::{Provenance, SetRow};
+use tesseral_train::metrics::Quantity;
+use tesseral_train::report::{ForgettingRow, Phase, Provenance, SetRow};
 use tesseral_train::trainer::{self, Ending, Progress, Ready, Request};
 
 use crate::args::{DoctorArgs, FinetuneArgs, TrainArgs};
@@ -144,6 +145,9 @@ fn go(config: &TrainConfig, foundation: Option<tesseral_potentials::Artifact>, r
         return Ok(Outcome::Failure);
     }
     errors(&mut output, &outcome.errors);
+    if outcome.forgetting.iter().any(|row| row.phase == Phase::Before) {
+        forgetting(&mut output, &outcome.forgetting);
+    }
     let wide = |label: &str| format!("{DIM}{label:<8}{DIM:#}");
     if let Some(model) = &outcome.model {
         output.line(format_args!("{}{}", wide("model"), model.display()));
@@ -178,6 +182,34 @@ fn errors(output: &mut Output, sets: &[SetRow]) {
     }
 }
 
+/// A table of root mean square errors on the old and the new domain, before and after.
+fn forgetting(output: &mut Output, rows: &[ForgettingRow]) {
+    let width = rows.iter().map(|r| r.set.chars().count()).max().unwrap_or(0).max(6);
+    output.line(format_args!(
+        "{HEADING}{:<width$}  {:>20}  {:>24}  {:>24}{HEADING:#}",
+        "domain", "energy, meV/atom", "forces, meV/Å", "stress, MPa"
+    ));
+    let before_and_after = "before → after";
+    output.line(format_args!("{DIM}{:<width$}  {before_and_after:>20}  {before_and_after:>24}  {before_and_after:>24}{DIM:#}", ""));
+    for before in rows.iter().filter(|row| row.phase == Phase::Before) {
+        let Some(after) = rows.iter().find(|row| row.phase == Phase::After && row.set == before.set) else { continue };
+        let column = |quantity: Quantity, factor: f64| match (before.errors.of(quantity), after.errors.of(quantity)) {
+            (Some(before), Some(after)) => {
+                let change = if before.rmse > 0.0 { format!(" {:+.0} %", 100.0 * (after.rmse / before.rmse - 1.0)) } else { String::new() };
+                format!("{:.2} → {:.2}{change}", before.rmse * factor, after.rmse * factor)
+            }
+            _ => "–".to_owned(),
+        };
+        output.line(format_args!(
+            "{:<width$}  {:>20}  {:>24}  {:>24}",
+            before.set,
+            column(Quantity::EnergyPerAtom, 1e3),
+            column(Quantity::Forces, 1e3),
+            column(Quantity::Stress, 1e3 / GPA),
+        ));
+    }
+}
+
 /// What a training shows on standard error while it runs.
 #[derive(Default)]
 struct Screen {
@@ -205,11 +237,12 @@ impl Screen {
     }
 
     fn ready(&mut self, ready: &Ready) {
-        self.frames = ready.frames.0;
+        self.frames = ready.frames.0 + ready.replayed;
         self.epochs = ready.epochs;
         line(format_args!(
-            "{} frames to train on, {} to validate on; {} of {} numbers are trained; {} epochs{}",
+            "{} frames to train on{}, {} to validate on; {} of {} numbers are trained; {} epochs{}",
             ready.frames.0,
+            if ready.replayed > 0 { format!(" and {} old ones in each epoch", ready.replayed) } else { String::new() },
             ready.frames.1,
             ready.parameters.0,
             ready.parameters.1,

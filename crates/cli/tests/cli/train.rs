@@ -237,3 +237,64 @@ fn the_built_in_model_is_fine_tuned() {
     let losses: Vec<f64> = lines.iter().filter(|l| l["kind"] == "validation").map(|l| l["loss"].as_f64().unwrap()).collect();
     assert!(losses.last() < losses.first(), "{losses:?}");
 }
+
+/// Rock salt, stretched and shaken, without labels.
+fn salts(count: usize, mut state: u64) -> String {
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 11) as f64 / (1u64 << 53) as f64 - 0.5
+    };
+    let mut text = String::new();
+    for _ in 0..count {
+        let h = 2.8 * (1.0 + 0.1 * random());
+        writeln!(text, "2\nLattice=\"0 {h} {h} {h} 0 {h} {h} {h} 0\" Properties=species:S:1:pos:R:3 pbc=\"T T T\"").unwrap();
+        let mut near = |x: f64| x + 0.2 * random();
+        writeln!(text, "Na {} {} {}", near(0.0), near(0.0), near(0.0)).unwrap();
+        writeln!(text, "Cl {} {} {}", near(h), near(h), near(h)).unwrap();
+    }
+    text
+}
+
+/// Water of springs is nothing like what the built-in model knows: it forgets rock salt, and less so if it sees some along the way.
+#[test]
+fn replay_keeps_what_plain_fine_tuning_forgets() {
+    let sandbox = prepared();
+    sandbox.file("salt.xyz", salts(12, 1));
+    sandbox.file("unlabelled.xyz", salts(6, 2));
+    let labelled = sandbox.stdout(&["evaluate", "-m", "sevennet-0", "unlabelled.xyz", "-o", "-"]);
+    sandbox.file("old.xyz", labelled);
+    let config = r#"
+[data]
+train = ["data.xyz"]
+valid_fraction = 0.2
+[finetune]
+foundation = "sevennet-0"
+forgetting = ["old.xyz"]
+[loss.weights]
+energy = 1.0
+forces = 10.0
+stress = 1.0
+[optimizer]
+learning_rate = 0.001
+[training]
+max_epochs = 3
+batch = { frames = 8 }
+"#;
+    sandbox.file("plain.toml", format!("{config}[output]\ndirectory = \"plain\"\n"));
+    let replay = "[finetune.replay]\nfiles = [\"salt.xyz\"]\nlabels = \"foundation\"\n[output]\ndirectory = \"replay\"\n";
+    sandbox.file("replay.toml", format!("{config}{replay}"));
+    let after = |name: &str| {
+        let text = sandbox.stdout(&["train", &format!("{name}.toml")]);
+        assert!(text.contains("before → after") && text.contains("old domain") && text.contains("new domain"), "{text}");
+        let lines = json_lines(&std::fs::read_to_string(sandbox.path(&format!("{name}/log.jsonl"))).unwrap());
+        let of = |phase: &str| {
+            let row = lines.iter().find(|l| l["kind"] == "forgetting" && l["set"] == "old domain" && l["phase"] == phase).unwrap();
+            row["errors"]["forces"]["rmse"].as_f64().unwrap()
+        };
+        assert_eq!(lines.iter().find(|l| l["kind"] == "forgetting").unwrap()["run"], name);
+        (of("before"), of("after"))
+    };
+    let (plain, replay) = (after("plain"), after("replay"));
+    assert!(plain.0 < 1e-4 && (plain.0 - replay.0).abs() < 1e-12, "{plain:?} {replay:?}");
+    assert!(replay.1 < 0.7 * plain.1, "{plain:?} {replay:?}");
+}

@@ -40,12 +40,12 @@ impl EquivariantLinear {
     /// # Errors
     /// If a tensor is missing or has another shape, or nothing maps.
     pub fn new(p: &Parameters<'_>, name: &str, irreps_in: &Irreps, irreps_out: &Irreps, options: LinearOptions) -> Result<Self> {
-        let spec = LinearSpec::new(irreps_in, irreps_out, options.fan_in_factor.max(1), options.modalities);
+        let spec = Arc::new(LinearSpec::new(irreps_in, irreps_out, options.fan_in_factor.max(1), options.modalities));
         let scalars = irreps_out.blocks_with_offsets().find(|b| b.irrep == Irrep::even(0)).map_or((0, 0), |b| (b.offset, b.mul));
         if spec.instructions.is_empty() {
             return Err(config_error(name, format!("no irrep of {irreps_in} occurs in {irreps_out}")));
         }
-        let weight = p.get(&format!("{name}.weight"), &[options.elements.unwrap_or(1), spec.weight_numel])?;
+        let weight = p.linear(&format!("{name}.weight"), &[options.elements.unwrap_or(1), spec.weight_numel], &spec)?;
         let bias = if options.bias && scalars.1 > 0 { Some(p.get(&format!("{name}.bias"), &[scalars.1])?) } else { None };
         let modal = if options.modalities > 0 && scalars.1 > 0 {
             // The one-hot operand shares the normalisation of the scalar block it is concatenated to.
@@ -54,7 +54,7 @@ impl EquivariantLinear {
         } else {
             None
         };
-        Ok(Self { spec: Arc::new(spec), weight, element_dependent: options.elements.is_some(), bias, modal, scalars })
+        Ok(Self { spec, weight, element_dependent: options.elements.is_some(), bias, modal, scalars })
     }
 
     /// `[N, in]` → `[N, out]`. `species` groups atoms by element; `modality` `[N]` is the modality of each atom.

@@ -99,9 +99,10 @@ impl Hidden {
             .map(|k| {
                 let (n_in, n_out) = (config.sizes[k], config.sizes[k + 1]);
                 let norm = |what| p.get(&format!("{name}.{k}.norm.{what}"), &[n_out]);
+                let spec = Arc::new(LinearSpec::dense(n_in, n_out, config.scales[k]));
                 Ok(Layer {
-                    spec: Arc::new(LinearSpec::dense(n_in, n_out, config.scales[k])),
-                    weight: p.get(&format!("{name}.{k}.weight"), &[n_in, n_out])?,
+                    weight: p.linear(&format!("{name}.{k}.weight"), &[n_in, n_out], &spec)?,
+                    spec,
                     bias: if config.bias_and_norm { Some(p.get(&format!("{name}.{k}.bias"), &[n_out])?) } else { None },
                     norm: if config.bias_and_norm { Some((norm("weight")?, norm("bias")?)) } else { None },
                 })
@@ -148,9 +149,10 @@ impl Mlp {
         let hidden = Hidden::new(p, name, config)?;
         let k = config.sizes.len() - 2;
         let (n_in, n_out) = (config.sizes[k], config.sizes[k + 1]);
+        let spec = Arc::new(LinearSpec::dense(n_in, n_out, config.scales[k]));
         let last = Layer {
-            spec: Arc::new(LinearSpec::dense(n_in, n_out, config.scales[k])),
-            weight: p.get(&format!("{name}.{k}.weight"), &[n_in, n_out])?,
+            weight: p.linear(&format!("{name}.{k}.weight"), &[n_in, n_out], &spec)?,
+            spec,
             bias: if config.bias_and_norm { Some(p.get(&format!("{name}.{k}.bias"), &[n_out])?) } else { None },
             norm: None,
         };
@@ -186,11 +188,13 @@ impl RadialNetwork {
     pub fn new(p: &Parameters<'_>, name: &str, config: &MlpConfig) -> Result<Self> {
         let hidden = Hidden::new(p, name, config)?;
         let k = config.sizes.len() - 2;
+        let (n_in, n_out) = (config.sizes[k], config.sizes[k + 1]);
+        let spec = Arc::new(LinearSpec::dense(n_in, n_out, config.scales[k]));
         Ok(Self {
             hidden,
-            weight: p.get(&format!("{name}.{k}.weight"), &[config.sizes[k], config.sizes[k + 1]])?,
+            weight: p.linear(&format!("{name}.{k}.weight"), &[n_in, n_out], &spec)?,
             scale: config.scales[k],
-            bias: if config.bias_and_norm { Some(p.get(&format!("{name}.{k}.bias"), &[config.sizes[k + 1]])?) } else { None },
+            bias: if config.bias_and_norm { Some(p.get(&format!("{name}.{k}.bias"), &[n_out])?) } else { None },
         })
     }
 

@@ -78,9 +78,10 @@ impl Nequip {
             .map(|(k, r)| {
                 let name = format!("readout.{k}");
                 let activation = r.activation.as_ref().map(|(a, gain)| activation(a, *gain)).transpose()?;
+                let spec = Arc::new(LinearSpec::dense(r.size_in, r.size_out, r.scale));
                 Ok(Readout {
-                    spec: Arc::new(LinearSpec::dense(r.size_in, r.size_out, r.scale)),
-                    weight: p.get(&format!("{name}.weight"), &[r.size_in, r.size_out])?,
+                    weight: p.linear(&format!("{name}.weight"), &[r.size_in, r.size_out], &spec)?,
+                    spec,
                     bias: if r.bias { Some(p.get(&format!("{name}.bias"), &[r.size_out])?) } else { None },
                     modal: if r.modal { Some(p.get(&format!("{name}.modal"), &[m, r.size_out])?) } else { None },
                     activation,

@@ -10,11 +10,11 @@ use tesseral_potentials::blocks::MlpConfig;
 use tesseral_potentials::{NamedTensor, Numbers};
 
 /// The random numbers of one tensor.
-pub(super) struct Stream(ChaCha12Rng);
+pub(crate) struct Stream(ChaCha12Rng);
 
 impl Stream {
     /// The stream of the tensor `name` for `seed`.
-    pub(super) fn new(seed: u64, name: &str) -> Self {
+    pub(crate) fn new(seed: u64, name: &str) -> Self {
         let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name.as_bytes()).finalize();
         Self(ChaCha12Rng::from_seed(digest.into()))
     }
@@ -25,7 +25,7 @@ impl Stream {
     }
 
     /// `n` numbers of the normal distribution with this standard deviation (Box and Muller).
-    pub(super) fn normal(&mut self, n: usize, deviation: f64) -> Vec<f64> {
+    pub(crate) fn normal(&mut self, n: usize, deviation: f64) -> Vec<f64> {
         let mut values = Vec::with_capacity(n + 1);
         while values.len() < n {
             let radius = deviation * (-2.0 * self.unit().ln()).sqrt();

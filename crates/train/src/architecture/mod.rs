@@ -22,6 +22,7 @@ use tesseral_potentials::{Architecture, Artifact, Header, PotentialError, Proven
 pub use mace::{DistanceTransform, EmbeddingSpec, EmbeddingType, InteractionName, MaceModelConfig, Per, RadialType, Readout};
 pub use nequip::{CutoffFunction, Denominator, NequipModelConfig, SelfConnectionType, SevenNetModelConfig};
 
+pub(crate) use initialize::Stream;
 use initialize::Weights;
 
 /// A model that is to be trained from scratch.

@@ -31,8 +31,8 @@ pub use loss::{LossConfig, LossKind, LossWeights, StageTwoConfig, StageTwoWeight
 pub use overrides::Presets;
 pub use template::template;
 pub use training::{
-    BatchConfig, CheckpointConfig, FinetuneConfig, FinetuneMode, LoraConfig, OnNan, OutputConfig, Precision, ReplayConfig, Time,
-    TrainingConfig,
+    BatchConfig, CheckpointConfig, FinetuneConfig, FinetuneMode, LoraConfig, OnNan, OutputConfig, Precision, ReplayConfig, ReplayLabels,
+    Time, TrainingConfig,
 };
 
 use crate::architecture::ModelConfig;

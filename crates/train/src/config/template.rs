@@ -355,6 +355,8 @@ reestimate_e0s = true
 new_elements = false
 # Files of the old domain, on which forgetting is measured before, during and after.
 forgetting = []
+# Head of the old domain, where a model has several: of old frames that name none, and the one that "multihead" copies.
+#old_head = "default"
 
 [finetune.lora]
 # W + (alpha / rank) A B
@@ -365,6 +367,22 @@ alpha = 4.0
 [finetune.replay]
 files = []
 ratio = 1.0
+# "data", or "foundation": what the model to start from says, so that structures are enough.
+labels = "data"
+
+# Keys of labels and weights in the files of the old domain, as those of [data.keys].
+[finetune.keys]
+#energy = "energy"
+#forces = "forces"
+#stress = "stress"
+#virial = "virial"
+#force_mask = "forces_mask"
+#group = "config_type"
+#head = "head"
+#weight = "config_weight"
+#energy_weight = "config_energy_weight"
+#forces_weight = "config_forces_weight"
+#stress_weight = "config_stress_weight"
 "#;
 
 const OUTPUT: &str = r#"

@@ -197,6 +197,11 @@ fn values_that_make_no_sense_are_named() {
         ("[finetune]\nfoundation = \"sevennet-0\"\nmode = \"frozen\"", "`finetune.freeze` names nothing"),
         ("[finetune]\nfoundation = \"sevennet-0\"\nmode = \"multihead\"", "`finetune.replay.files` names nothing"),
         ("[finetune]\nfoundation = \"sevennet-0\"\nlora = { rank = 0 }", "`finetune.lora.rank`"),
+        ("[finetune]\nfoundation = \"sevennet-0\"\nreplay = { files = [\"a\"], ratio = 0 }", "`finetune.replay.ratio` is 0"),
+        (
+            "[finetune]\nfoundation = \"sevennet-0\"\nmode = \"ewc\"\nreplay = { files = [\"a\"], labels = \"foundation\" }",
+            "`finetune.replay.labels` is `foundation`",
+        ),
         ("[output]\nname = \"a/b\"", "cannot be the name of a file"),
         ("[output]\ndirectory = \"\"", "`output.directory` is empty"),
     ] {

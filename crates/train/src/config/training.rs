@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::Invalid;
+use crate::data::KeysConfig;
 
 /// The course of a training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -250,6 +251,12 @@ pub struct FinetuneConfig {
     pub new_elements: bool,
     /// Files of the old domain on which forgetting is measured before, during and after. Default none.
     pub forgetting: Vec<PathBuf>,
+    /// Head of the old domain: of frames in `replay.files` and `forgetting` that name none, and the one that `multihead` copies. Default: the only one,
+    /// or the one called `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub old_head: Option<String>,
+    /// Under which keys labels of the old domain are looked for. Default the usual ones.
+    pub keys: KeysConfig,
 }
 
 impl Default for FinetuneConfig {
@@ -265,6 +272,8 @@ impl Default for FinetuneConfig {
             reestimate_e0s: true,
             new_elements: false,
             forgetting: Vec::new(),
+            old_head: None,
+            keys: KeysConfig::default(),
         }
     }
 }
@@ -308,13 +317,26 @@ impl Default for LoraConfig {
 pub struct ReplayConfig {
     /// Their files. Default none.
     pub files: Vec<PathBuf>,
-    /// Frames of them for each new frame in an epoch. Default 1.
+    /// Frames of them for each new frame in an epoch. Default 1. With `ewc`, 0 is possible too: they only say which weights matter then.
     pub ratio: f64,
+    /// Where their labels come from. Default `data`.
+    pub labels: ReplayLabels,
+}
+
+/// Where the labels of frames of the old domain come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplayLabels {
+    /// Their files.
+    #[default]
+    Data,
+    /// The model that the fine-tuning starts from: what it says there is what it shall say afterwards. Structures are enough for that.
+    Foundation,
 }
 
 impl Default for ReplayConfig {
     fn default() -> Self {
-        Self { files: Vec::new(), ratio: 1.0 }
+        Self { files: Vec::new(), ratio: 1.0, labels: ReplayLabels::default() }
     }
 }
 
@@ -385,7 +407,14 @@ impl FinetuneConfig {
         }
         at_least_one("finetune.lora.rank", self.lora.rank)?;
         positive("finetune.lora.alpha", self.lora.alpha)?;
-        positive("finetune.replay.ratio", self.replay.ratio)?;
+        if !(self.mode == FinetuneMode::Ewc && self.replay.ratio == 0.0) {
+            positive("finetune.replay.ratio", self.replay.ratio)?;
+        }
+        if self.mode == FinetuneMode::Ewc && self.replay.labels == ReplayLabels::Foundation {
+            let reason =
+                "is `foundation`, but `ewc` takes from the errors of the model which of its weights matter: against itself it has none";
+            return Err(Invalid::new("finetune.replay.labels", reason));
+        }
         positive("finetune.ewc_weight", self.ewc_weight)?;
         if matches!(self.mode, FinetuneMode::Multihead | FinetuneMode::Ewc) && self.replay.files.is_empty() {
             return Err(Invalid::new("finetune.replay.files", "names nothing, but this `finetune.mode` needs frames of the old domain"));

@@ -34,7 +34,12 @@ impl Report {
                         None => last.push(validation),
                     }
                 }
-                Record::Forgetting(row) => report.forgetting.push((**row).clone()),
+                Record::Forgetting(row) => {
+                    // A run that was begun again measures again.
+                    let key = |row: &ForgettingRow| (row.run.clone(), row.set.clone(), row.phase, row.step);
+                    report.forgetting.retain(|before| key(before) != key(row));
+                    report.forgetting.push((**row).clone());
+                }
                 Record::Evaluation(set) => report.add_set(set),
                 Record::Event(event) => {
                     report.events.push(EventRow { step: event.step, epoch: event.epoch, message: event.message.clone() });

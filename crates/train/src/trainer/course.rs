@@ -13,12 +13,16 @@ use super::{Ending, Files, Progress};
 use crate::average::Average;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, Checkpoints, TrainingState};
 use crate::config::{LossWeights, OnNan, TrainConfig};
-use crate::data::{Dataset, shuffled_order};
+use crate::data::Dataset;
 use crate::error::TrainError;
+use crate::finetune::ewc::Anchor;
+use crate::finetune::lora::LowRank;
+use crate::finetune::replay::Mixture;
 use crate::loader::{Loaded, Loader, Samples};
 use crate::log::{self, LogWriter, Record};
 use crate::loss::LossTerms;
 use crate::optimizer::{Optimizer, check_finite, clip_factor, global_norm, load_variables, save_variables};
+use crate::report::{ForgettingRow, Phase};
 use crate::schedule::Schedule;
 use crate::step::{Batch, gradients};
 
@@ -55,17 +59,30 @@ pub(super) struct Course {
     pub(super) files: Files,
     pub(super) hash: String,
     pub(super) data: Dataset,
+    /// New frames to train on, and behind them the old ones.
     pub(super) train: Arc<Samples>,
+    /// Which of them an epoch goes through.
+    pub(super) mixture: Mixture,
     pub(super) valid: Arc<Samples>,
     pub(super) initial: Artifact,
     pub(super) model: Model,
+    /// The weights of the model that change, by their names in it.
+    pub(super) weights: BTreeMap<String, Var>,
+    /// What the optimiser moves: the same, or low-rank updates of them.
     pub(super) variables: BTreeMap<String, Var>,
+    pub(super) low_rank: Option<LowRank>,
+    /// What holds the weights where they matter for the old domain.
+    pub(super) anchor: Option<Anchor>,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
     pub(super) average: Option<Average>,
     pub(super) checkpoints: Checkpoints,
     pub(super) log: Option<LogWriter>,
     pub(super) position: Position,
+    /// Frames of the old domain on which forgetting is measured, by name.
+    pub(super) old: Vec<(String, Arc<Samples>)>,
+    /// Errors before fine-tuning.
+    pub(super) before: Vec<ForgettingRow>,
 }
 
 impl Course {
@@ -112,7 +129,7 @@ impl Course {
         }
         self.schedule.load_state(checkpoint.state.schedule.clone())?;
         self.position = position;
-        Ok(())
+        self.merge()
     }
 
     /// Whether the second stage has begun.
@@ -122,7 +139,7 @@ impl Course {
     }
 
     /// Factors of the terms of the loss.
-    pub(super) fn weights(&self) -> LossWeights {
+    pub(super) fn loss_weights(&self) -> LossWeights {
         match self.config.loss.stage_two.filter(|_| self.in_stage_two()) {
             Some(stage) => stage.weights.into(),
             None => self.config.loss.weights,
@@ -143,7 +160,9 @@ impl Course {
         let before = self.position.wall_seconds;
         let mut saved = Instant::now();
         if self.position.step == 0 && self.position.epoch == 0 {
-            let best = !self.valid.is_empty() && self.validate(tell)?.best;
+            let validation = if self.valid.is_empty() { None } else { Some(self.validate(tell)?) };
+            let best = validation.as_ref().is_some_and(|v| v.best);
+            self.before = self.forgetting(Phase::Before, validation.map(|v| v.errors))?;
             // What it began with is the best there is until something is better, and what a roll-back goes to.
             self.save(best)?;
         }
@@ -188,8 +207,8 @@ impl Course {
         saved: &mut Instant,
     ) -> Result<Option<Ending>, TrainError> {
         let training = self.config.training.clone();
-        let count = self.train.len();
-        let order = shuffled_order(count, training.seed, self.position.epoch);
+        let order = self.mixture.order(training.seed, self.position.epoch);
+        let count = order.len();
         let loader = Loader::new(self.train.clone(), order, self.position.frame, training.batch, training.threads)?;
         let mut batches: Vec<Batch> = Vec::new();
         for loaded in loader {
@@ -223,7 +242,14 @@ impl Course {
     fn step(&mut self, batches: &[Batch]) -> Result<log::Step, TrainError> {
         let start = Instant::now();
         let learning_rate = self.learning_rate();
-        let found = gradients(&self.model, &self.variables, batches, &self.config.loss, self.weights())?;
+        let mut found = gradients(&self.model, &self.weights, batches, &self.config.loss, self.loss_weights())?;
+        if let Some(low_rank) = &self.low_rank {
+            found.by_name = low_rank.project(&found.by_name)?;
+        }
+        let penalty = match &self.anchor {
+            Some(anchor) => anchor.add(&self.variables, &mut found.by_name)?,
+            None => 0.0,
+        };
         let norm = global_norm(&found.by_name)?;
         if !norm.is_finite() {
             let one = if let [batch] = batches
@@ -238,6 +264,7 @@ impl Course {
         self.optimizer.set_learning_rate(learning_rate);
         self.optimizer.step(&found.by_name, clip_factor(norm, self.config.optimizer.clip_norm))?;
         check_finite(&self.variables)?;
+        self.merge()?;
         if let Some(average) = &mut self.average {
             average.update()?;
         }
@@ -245,14 +272,15 @@ impl Course {
         let frames = samples().count();
         let seconds = start.elapsed().as_secs_f64();
         self.position.step += 1;
-        self.position.loss += found.terms.total() * frames as f64;
+        let loss = found.terms.total() + penalty;
+        self.position.loss += loss * frames as f64;
         self.position.seconds += seconds;
         let LossTerms { energy, forces, stress } = found.terms;
-        let terms = [("energy", energy), ("forces", forces), ("stress", stress)];
+        let terms = [("energy", energy), ("forces", forces), ("stress", stress), ("ewc", penalty)];
         Ok(log::Step {
             step: self.position.step,
             epoch: self.position.epoch + 1,
-            loss: found.terms.total(),
+            loss,
             terms: terms.into_iter().filter(|(_, x)| *x != 0.0).map(|(name, x)| (name.to_owned(), x)).collect(),
             learning_rate,
             gradient_norm: norm,
@@ -268,7 +296,7 @@ impl Course {
         let epoch = log::Epoch {
             epoch: self.position.epoch + 1,
             step: self.position.step,
-            loss: self.position.loss / self.train.len() as f64,
+            loss: self.position.loss / self.mixture.len() as f64,
             learning_rate: self.learning_rate(),
             seconds: self.position.seconds,
         };
@@ -280,8 +308,12 @@ impl Course {
         let training = &self.config.training;
         let last = self.position.epoch == training.max_epochs as u64;
         let mut best = false;
-        if !self.valid.is_empty() && (last || self.position.epoch.is_multiple_of(training.validate_every as u64)) {
+        let due = last || self.position.epoch.is_multiple_of(training.validate_every as u64);
+        if due && self.valid.is_empty() {
+            self.forgetting(Phase::During, None)?;
+        } else if due {
             let validation = self.validate(tell)?;
+            self.forgetting(Phase::During, Some(validation.errors))?;
             best = validation.best;
             if self.schedule.observe(validation.loss) {
                 let message = format!("the learning rate is {:.3e} from here on", self.learning_rate());
@@ -301,7 +333,7 @@ impl Course {
     /// Measures the errors on the frames to validate on, with averaged weights where there are any.
     fn validate(&mut self, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<log::Validation, TrainError> {
         let start = Instant::now();
-        let (loss, metrics) = self.averaged(|course| course.evaluate(&course.valid, None))?;
+        let (loss, metrics) = self.averaged(|course| course.evaluate(&course.valid, 0..course.valid.len(), None))?;
         let best = loss.is_finite() && self.position.best.is_none_or(|best| loss < best.loss);
         self.position.since_best += 1;
         if best {

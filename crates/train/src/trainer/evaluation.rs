@@ -1,5 +1,6 @@
 //! Errors of a model on a set of frames.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -10,6 +11,7 @@ use tesseral_potentials::batch::PreparedStructure;
 use super::course::Course;
 use crate::data::Frame;
 use crate::error::TrainError;
+use crate::finetune::lora::LowRank;
 use crate::loader::{Loader, Samples};
 use crate::loss::{LabelCounts, Labels, LossTerms, Predictions, loss};
 use crate::metrics::{Metrics, Prediction};
@@ -24,16 +26,23 @@ impl Course {
         let average = self.average.take();
         let result = (|| {
             let _in_place = average.as_ref().map(crate::average::Average::swap_in).transpose()?;
+            self.merge()?;
             f(self)
         })();
         self.average = average;
+        self.merge()?;
         result
     }
 
+    /// Writes low-rank updates into the weights of the model, where that is what is trained.
+    pub(super) fn merge(&self) -> Result<(), TrainError> {
+        self.low_rank.as_ref().map_or(Ok(()), LowRank::merge)
+    }
+
     /// The loss on some samples, and their errors; with points for plots if there is a seed for their choice.
-    pub(super) fn evaluate(&self, samples: &Arc<Samples>, points: Option<u64>) -> Result<(f64, Metrics), TrainError> {
+    pub(super) fn evaluate(&self, samples: &Arc<Samples>, range: Range<usize>, points: Option<u64>) -> Result<(f64, Metrics), TrainError> {
         let mut metrics = points.map_or_else(Metrics::new, |seed| Metrics::with_samples(POINTS, seed));
-        let order = (0..samples.len()).collect();
+        let order = range.collect();
         let training = &self.config.training;
         let mut counts = LabelCounts::default();
         let mut parts: Vec<(LossTerms, LabelCounts)> = Vec::new();
@@ -50,7 +59,7 @@ impl Course {
             let labels = Labels::new(&frames, self.model.device())?;
             // Averages of the batch; they are joined to averages of all frames when their numbers are known.
             let here = labels.counts();
-            let (_, terms) = loss(&self.config.loss, self.weights(), &self.predictions(&evaluations)?, &labels, here)?;
+            let (_, terms) = loss(&self.config.loss, self.loss_weights(), &self.predictions(&evaluations)?, &labels, here)?;
             counts += here;
             parts.push((terms, here));
         }

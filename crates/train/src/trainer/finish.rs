@@ -1,5 +1,6 @@
 //! What a training leaves: the model, errors on all sets, the report.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::course::Course;
@@ -7,14 +8,15 @@ use super::{Ending, Outcome, Progress};
 use crate::checkpoint::Checkpoint;
 use crate::data::{FrameSource, Subset, files_of};
 use crate::error::TrainError;
+use crate::finetune::replay::Mixture;
 use crate::loader::Samples;
 use crate::log::{self, Record};
 use crate::optimizer::save_variables;
-use crate::report::{Report, SetRow};
+use crate::report::{Phase, Report, SetRow};
 
 /// Writes the model of the best validation and the report.
 pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
-    let mut outcome = Outcome { ending, model: None, report: None, errors: Vec::new() };
+    let mut outcome = Outcome { ending, model: None, report: None, errors: Vec::new(), forgetting: Vec::new() };
     if ending != Ending::Interrupted {
         let last = (course.position.step, course.position.epoch, course.position.wall_seconds);
         if course.checkpoints.best_path().exists() {
@@ -26,12 +28,15 @@ pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(P
         model.save(&course.files.model())?;
         outcome.model = Some(course.files.model());
         let seed = course.config.training.seed;
-        for (name, samples) in sets(&course)? {
-            let (_, metrics) = course.averaged(|course| course.evaluate(&samples, Some(seed)))?;
+        for (name, samples, range) in sets(&course)? {
+            let (_, metrics) = course.averaged(|course| course.evaluate(&samples, range, Some(seed)))?;
             let summary = metrics.summary(&name);
             outcome.errors.push(SetRow { set: name, errors: metrics.all().summary() });
             course.record(Record::Evaluation(Box::new(summary)))?;
         }
+        let of_valid = outcome.errors.iter().find(|row| row.set == "valid").map(|row| row.errors.clone());
+        let after = course.forgetting(Phase::After, of_valid)?;
+        outcome.forgetting = course.before.iter().cloned().chain(after).collect();
     }
     let (step, epoch, wall_seconds) = (course.position.step, course.position.epoch, course.position.wall_seconds);
     course.record(Record::End(log::End { step, epoch, reason: ending.word().to_owned(), wall_seconds }))?;
@@ -48,16 +53,21 @@ pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(P
     Ok(outcome)
 }
 
-/// The sets that the finished model is measured on: to train, to validate, and the files to test on.
-fn sets(course: &Course) -> Result<Vec<(String, Arc<Samples>)>, TrainError> {
-    let mut sets = vec![("train".to_owned(), course.train.clone())];
+/// The sets that the finished model is measured on: to train, replayed, to validate, and the files to test on.
+fn sets(course: &Course) -> Result<Vec<(String, Arc<Samples>, Range<usize>)>, TrainError> {
+    let Mixture { new, replayed, .. } = course.mixture;
+    let mut sets = vec![("train".to_owned(), course.train.clone(), 0..new)];
+    if replayed > 0 {
+        sets.push(("replay".to_owned(), course.train.clone(), new..course.train.len()));
+    }
     if !course.valid.is_empty() {
-        sets.push(("valid".to_owned(), course.valid.clone()));
+        sets.push(("valid".to_owned(), course.valid.clone(), 0..course.valid.len()));
     }
     for (file, indices) in files_of(&*course.data.test)? {
+        let range = 0..indices.len();
         let source: Arc<dyn FrameSource> = Arc::new(Subset::new(course.data.test.clone(), indices));
         let name = std::path::Path::new(&*file).file_name().map_or_else(|| file.to_string(), |n| n.to_string_lossy().into_owned());
-        sets.push((name, Arc::new(Samples::new(source, course.initial.header().clone()))));
+        sets.push((name, Arc::new(Samples::new(source, course.initial.header().clone())), range));
     }
     Ok(sets)
 }
@@ -70,6 +80,6 @@ impl Course {
         let (step, epoch) = self.position.best.map_or((self.position.step, self.position.epoch), |best| (best.step, best.epoch));
         header.provenance.producer = format!("tesseral {}", env!("CARGO_PKG_VERSION"));
         header.provenance.notes.push(format!("trained for {epoch} epochs, {step} steps, seed {}", self.config.training.seed));
-        Ok(self.initial.with_tensors(header, save_variables(&self.variables)?)?)
+        Ok(self.initial.with_tensors(header, save_variables(&self.weights)?)?)
     }
 }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `config.toml` | the configuration in full |
 //! | `initial.safetensors` | the model that it began with |
+//! | `fisher.safetensors` | which weights matter for the old domain ([`crate::finetune::ewc`]), where these are held |
 //! | `checkpoints/` | states to resume from ([`crate::checkpoint`]) |
 //! | `log.jsonl` | what happened ([`crate::log`]) |
 //! | `NAME.safetensors` | the model: the averaged weights of the best validation |
@@ -17,7 +18,10 @@
 mod course;
 mod evaluation;
 mod finish;
+mod forgetting;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -54,6 +58,8 @@ pub struct Ready {
     pub folder: PathBuf,
     /// Frames to train and to validate on.
     pub frames: (usize, usize),
+    /// Frames of the old domain that are trained along in each epoch.
+    pub replayed: usize,
     /// Trained numbers, and all.
     pub parameters: (usize, usize),
     /// Epochs in all.
@@ -98,6 +104,8 @@ pub struct Outcome {
     pub report: Option<PathBuf>,
     /// Errors on all sets, at the end.
     pub errors: Vec<crate::report::SetRow>,
+    /// Errors of a fine-tuning on the old and the new domain, before and after.
+    pub forgetting: Vec<crate::report::ForgettingRow>,
 }
 
 /// What a training is given besides its configuration.
@@ -158,6 +166,10 @@ impl Files {
 
     pub(crate) fn initial(&self) -> PathBuf {
         self.folder.join("initial.safetensors")
+    }
+
+    pub(crate) fn fisher(&self) -> PathBuf {
+        self.folder.join("fisher.safetensors")
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! From configuration and data to a training that can begin, or go on.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Var};
@@ -10,14 +11,18 @@ use tesseral_potentials::model::head_index;
 use tesseral_potentials::{Architecture, Artifact, Header, Model, Parameters};
 
 use super::course::Course;
-use super::{Files, Progress, Ready, Request};
+use super::{Files, Progress, Ready, Request, forgetting};
 use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
-use crate::checkpoint::{Checkpoints, Found};
-use crate::config::{FinetuneMode, Precision, TrainConfig};
-use crate::data::{Dataset, FrameSource};
+use crate::checkpoint::{Checkpoint, Checkpoints, Found, TrainingState};
+use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
+use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels};
 use crate::doctor::{self, Subject};
 use crate::error::TrainError;
+use crate::finetune;
+use crate::finetune::ewc::{self, Anchor, ByName};
+use crate::finetune::lora::LowRank;
+use crate::finetune::replay::{self, Joined, Mixture, UnderHead};
 use crate::loader::Samples;
 use crate::log::{LogWriter, Record, Resumed, Start};
 use crate::optimizer::{Optimizer, matches};
@@ -68,11 +73,16 @@ fn heads(source: &dyn FrameSource) -> Result<Vec<String>, TrainError> {
 /// That the model knows elements and heads of all frames: found out now rather than when the last of them is evaluated.
 fn known_to_all(source: &dyn FrameSource, header: &Header) -> Result<(), TrainError> {
     for index in 0..source.len() {
-        let frame = source.frame(index)?;
-        let of_frame = |source| TrainError::Frame { origin: frame.origin.clone(), source };
-        head_index(header, frame.head.as_deref()).map_err(of_frame)?;
-        species_of(&frame.structure, header.elements()).map_err(of_frame)?;
+        known(&*source.frame(index)?, header)?;
     }
+    Ok(())
+}
+
+/// That the model knows elements and head of a frame.
+fn known(frame: &Frame, header: &Header) -> Result<(), TrainError> {
+    let of_frame = |source| TrainError::Frame { origin: frame.origin.clone(), source };
+    head_index(header, frame.head.as_deref()).map_err(of_frame)?;
+    species_of(&frame.structure, header.elements()).map_err(of_frame)?;
     Ok(())
 }
 
@@ -114,13 +124,74 @@ fn is_trained(config: &TrainConfig, name: &str) -> bool {
     by_model && !frozen
 }
 
+/// Frames of the old domain.
+#[derive(Default)]
+struct OldDomain {
+    /// Trained along.
+    replay: Memory,
+    /// To measure forgetting on, by name.
+    forgetting: Vec<(String, Arc<dyn FrameSource>)>,
+}
+
+impl OldDomain {
+    fn read(config: &TrainConfig, foundation: Option<&Artifact>, initial: &Artifact, fields: &[String]) -> Result<Self, TrainError> {
+        let Some(foundation) = foundation else { return Ok(Self::default()) };
+        let finetune = &config.finetune;
+        let header = initial.header();
+        // A head that is the only one needs no name, until another one is added.
+        let only = if let [head] = foundation.header().heads() { Some(head.as_str()) } else { None };
+        let head = finetune.old_head.as_deref().or(only);
+        let read = |files: &[PathBuf], masked: bool| -> Result<Vec<Frame>, TrainError> {
+            let frames = replay::read(files, &finetune.keys, head, masked, fields)?;
+            frames.iter().try_for_each(|frame| known(frame, header))?;
+            Ok(frames)
+        };
+        let mut old = Self::default();
+        if !finetune.replay.files.is_empty() {
+            let masked = finetune.replay.labels == ReplayLabels::Foundation || config.data.missing_labels == MissingLabels::Mask;
+            let frames = read(&finetune.replay.files, masked)?;
+            old.replay = replay::label(frames, finetune.replay.labels, foundation, initial)?.into();
+        }
+        for path in &finetune.forgetting {
+            let mut frames = read(std::slice::from_ref(path), true)?;
+            replay::shift_energies(&mut frames, foundation, initial)?;
+            let file = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+            let name = if finetune.forgetting.len() == 1 { "old domain".to_owned() } else { format!("old domain, {file}") };
+            old.forgetting.push((name, Arc::new(Memory::from(frames))));
+        }
+        Ok(old)
+    }
+}
+
+/// The Fisher information that the run has kept, or what `of_old` finds, which is kept then.
+fn kept_fisher(
+    path: &Path,
+    hash: &str,
+    variables: &BTreeMap<String, Var>,
+    resume: bool,
+    of_old: impl FnOnce() -> Result<ByName, TrainError>,
+) -> Result<ByName, TrainError> {
+    if resume && path.exists() {
+        let kept = Checkpoint::read(path)?;
+        kept.expect_config(hash, path)?;
+        return Ok(ewc::from_tensors(kept.section(FISHER), variables)?);
+    }
+    let fisher = of_old()?;
+    let mut kept = Checkpoint::new(TrainingState { config_hash: hash.to_owned(), ..TrainingState::default() });
+    kept.insert(FISHER, ewc::to_tensors(&fisher, variables))?;
+    let bytes = kept.encode()?;
+    tesseral_atoms::io::write_atomically(path, |w| std::io::Write::write_all(w, &bytes))
+        .map_err(|source| TrainError::Write { path: path.to_owned(), source })?;
+    Ok(fisher)
+}
+
+/// Section of the file of the Fisher information.
+const FISHER: &str = "fisher";
+
 /// Makes everything ready.
 pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
     let Request { config, foundation, resume, mut provenance } = request;
     let files = Files::new(config);
-    if let (Some(_), FinetuneMode::Lora | FinetuneMode::Multihead | FinetuneMode::Ewc) = (&foundation, config.finetune.mode) {
-        return Err(TrainError::Unsupported { what: "finetune.mode: only `plain` and `frozen` are there so far".into() });
-    }
     // What a run leaves that never began (a folder, the model it would have begun with) is none.
     let is_checkpoint =
         |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
@@ -136,9 +207,17 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let checkpoints =
         Checkpoints::open(&files.checkpoints(), config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN))?;
 
-    let data = Dataset::load(&config.data, &fields(config, foundation.as_ref()))?;
+    let fields = fields(config, foundation.as_ref());
+    let mut data = Dataset::load(&config.data, &fields)?;
+    if foundation.is_some() && config.finetune.mode == FinetuneMode::Multihead {
+        let head: Arc<str> = config.finetune.head.as_str().into();
+        for source in [&mut data.train, &mut data.valid, &mut data.test] {
+            *source = Arc::new(UnderHead { source: source.clone(), head: head.clone() });
+        }
+    }
     let known = foundation.as_ref().map(|a| a.header().elements().to_vec());
     let mut findings = None;
+    let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
     if !resume {
         let mut subject = Subject::new(&*data.train);
         subject.valid = Some(&*data.valid);
@@ -157,8 +236,8 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let initial = if resume {
         Artifact::open(&files.initial())?
     } else {
-        let artifact = match foundation {
-            Some(foundation) => super::super::finetune::prepared(foundation, config, &data)?,
+        let artifact = match &foundation {
+            Some(foundation) => finetune::prepared(foundation, config, &data)?,
             None => untrained(config, &data)?,
         };
         artifact.save(&files.initial())?;
@@ -167,15 +246,26 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     for source in [&data.train, &data.valid, &data.test] {
         known_to_all(&**source, initial.header())?;
     }
+    let old = OldDomain::read(config, foundation.as_ref(), &initial, &fields)?;
     let dtype = match config.training.precision {
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
     };
     let device = Device::Cpu;
-    let of_name = |name: &str| is_trained(config, name);
+    let maps = match (&foundation, config.finetune.mode) {
+        (Some(_), FinetuneMode::Lora) => {
+            let parameters = Parameters::frozen(&initial, dtype, &device);
+            Model::build(&initial, &parameters)?;
+            Some(parameters.linear_maps())
+        }
+        _ => None,
+    };
+    let of_name = |name: &str| is_trained(config, name) && maps.as_ref().is_none_or(|maps| maps.contains_key(name));
     let parameters = Parameters::trainable_where(&initial, dtype, &device, &of_name);
     let model = Model::build(&initial, &parameters)?;
-    let variables: BTreeMap<String, Var> = parameters.into_variables();
+    let weights: BTreeMap<String, Var> = parameters.into_variables();
+    let low_rank = maps.map(|maps| LowRank::new(config.finetune.lora, &weights, &maps, config.training.seed)).transpose()?;
+    let variables = low_rank.as_ref().map_or_else(|| weights.clone(), LowRank::variables);
     let counts = (variables.values().map(|v| v.elem_count()).sum(), initial.num_parameters());
 
     let optimizer = Optimizer::new(&config.optimizer, &variables)?;
@@ -195,6 +285,19 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     provenance.architecture =
         initial.header().summary().into_iter().map(|(label, value)| format!("{label}: {value}")).collect::<Vec<_>>().join("; ");
 
+    let mixture = Mixture::new(data.train.len(), old.replay.len(), config.finetune.replay.ratio);
+    let joined: Arc<dyn FrameSource> = Arc::new(Joined { first: data.train.clone(), second: Arc::new(old.replay) });
+    let train = samples(if mixture.old > 0 { &joined } else { &data.train });
+    let hash = hash(config)?;
+    let anchor = match (&foundation, config.finetune.mode) {
+        (Some(_), FinetuneMode::Ewc) => {
+            let path = files.fisher();
+            let range = mixture.new..train.len();
+            let of_old = || ewc::fisher(&model, &variables, &train, range.clone(), &config.loss, config.loss.weights);
+            Some(Anchor::new(config.finetune.ewc_weight, &variables, kept_fisher(&path, &hash, &variables, resume, of_old)?)?)
+        }
+        _ => None,
+    };
     let log = if !config.output.log {
         None
     } else if resume {
@@ -202,11 +305,18 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     } else {
         Some(LogWriter::create(files.log())?)
     };
+    let before = if resume && config.output.log { forgetting::before(&files.log())? } else { Vec::new() };
     let mut course = Course {
-        train: samples(&data.train),
+        train,
+        mixture,
         valid: samples(&data.valid),
+        old: old.forgetting.into_iter().map(|(name, frames)| (name, samples(&frames))).collect(),
+        before,
+        anchor,
+        low_rank,
+        weights,
         data,
-        hash: hash(config)?,
+        hash,
         config: config.clone(),
         files,
         initial,
@@ -219,9 +329,7 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         log,
         position: Default::default(),
     };
-    if resume {
-        course.go_on(found)?;
-    } else {
+    if !logged_before {
         let toml = config.to_toml()?;
         let path = course.files.config();
         tesseral_atoms::io::write_atomically(&path, |w| std::io::Write::write_all(w, toml.as_bytes())).map_err(|e| write(path, e))?;
@@ -230,9 +338,13 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
             course.record(Record::Finding(finding.into()))?;
         }
     }
+    if resume {
+        course.go_on(found)?;
+    }
     let ready = Ready {
         folder: course.files.folder().to_owned(),
-        frames: (course.train.len(), course.valid.len()),
+        frames: (course.mixture.new, course.valid.len()),
+        replayed: course.mixture.replayed,
         parameters: counts,
         epochs: config.training.max_epochs,
         done: (course.position.step, course.position.epoch),

@@ -1,4 +1,22 @@
-//! Fine-tuning: what is done to a trained model before its training goes on with other data.
+//! Fine-tuning: what is done to a trained model before its training goes on with other data, and how what it knows is kept.
+//!
+//! | | |
+//! |---|---|
+//! | [`prepared`] | energies of atoms fitted to the new data, and a head of their own |
+//! | [`replay`] | frames of the old domain, trained along |
+//! | [`ewc`] | weights held where they matter for the old domain |
+//! | [`lora`] | updates of low rank |
+//!
+//! **Zeros of energy.** Another code or functional has other zeros of energy, so energies of atoms are shifted to the new data first
+//! (`finetune.reestimate_e0s`). Where the old domain shares the head of the new data, its reference energies are shifted by the same amount, composition by
+//! composition: then the model begins with the same errors on the old domain as before the shift, and replay holds it there. Forgetting is measured against
+//! the same shifted energies. A model that was fine-tuned in this way gives energies of the old domain with the zeros of the new data. `multihead` has
+//! zeros of its own for each head, and shifts nothing of the old.
+
+pub mod ewc;
+mod heads;
+pub mod lora;
+pub mod replay;
 
 use std::collections::BTreeMap;
 
@@ -6,7 +24,7 @@ use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use tesseral_potentials::{Architecture, Artifact, Model, NamedTensor, Numbers};
 
-use crate::config::TrainConfig;
+use crate::config::{FinetuneMode, TrainConfig};
 use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::step::Sample;
@@ -20,15 +38,33 @@ const MOST_FRAMES: usize = 200;
 ///
 /// # Errors
 /// If the data cannot be evaluated by it.
-pub fn prepared(foundation: Artifact, config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
-    if config.finetune.reestimate_e0s { shifted(foundation, data) } else { Ok(foundation) }
+pub fn prepared(foundation: &Artifact, config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
+    let finetune = &config.finetune;
+    let with_head = match finetune.mode {
+        FinetuneMode::Multihead => Some(heads::with_head(foundation, &finetune.head, finetune.old_head.as_deref())?),
+        _ => None,
+    };
+    match (with_head, finetune.reestimate_e0s) {
+        (Some(artifact), true) => shifted(&artifact, data),
+        (Some(artifact), false) => Ok(artifact),
+        (None, true) => shifted(foundation, data),
+        (None, false) => Ok(foundation.clone()),
+    }
+}
+
+/// The tensor that holds energies of atoms, `[heads, elements]`, and its number of heads.
+fn energies_of_atoms(architecture: &Architecture) -> (&'static str, usize) {
+    match architecture {
+        Architecture::Mace(c) => ("atomic_energies", c.heads.len()),
+        Architecture::Nequip(c) => ("shift", c.modalities.len().max(1)),
+    }
 }
 
 /// Shifts the energies of atoms by what is left, by least squares, between the energies of the data and those of the model: another code or functional
 /// has other zeros of energy. Of all solutions the smallest shifts are taken, so that elements that the data do not tell apart share theirs.
-fn shifted(foundation: Artifact, data: &Dataset) -> Result<Artifact, TrainError> {
+fn shifted(foundation: &Artifact, data: &Dataset) -> Result<Artifact, TrainError> {
     // Shifts are of the order of eV, atomic energies are added in f64: single precision is enough, and users wait for it.
-    let model = Model::load(&foundation, candle_core::DType::F32, &candle_core::Device::Cpu)?;
+    let model = Model::load(foundation, candle_core::DType::F32, &candle_core::Device::Cpu)?;
     let header = foundation.header().clone();
     let count = data.train.len();
     // Evenly spread over the data.
@@ -49,10 +85,7 @@ fn shifted(foundation: Artifact, data: &Dataset) -> Result<Artifact, TrainError>
         })
         .collect::<Result<_, TrainError>>()?;
     let rows: Vec<_> = rows.into_iter().flatten().collect();
-    let (tensor, heads) = match &header.architecture {
-        Architecture::Mace(c) => ("atomic_energies", c.heads.len()),
-        Architecture::Nequip(c) => ("shift", c.modalities.len().max(1)),
-    };
+    let (tensor, heads) = energies_of_atoms(&header.architecture);
     let elements = header.elements();
     let mut energies = foundation.f64(tensor)?;
     let shape = vec![heads, elements.len()];

@@ -1,0 +1,71 @@
+//! What a fine-tuning forgets: errors on the old and the new domain before, during and after.
+
+use std::path::Path;
+
+use super::course::Course;
+use crate::config::FinetuneMode;
+use crate::error::TrainError;
+use crate::log::{self, Record};
+use crate::metrics::SetErrors;
+use crate::report::{ForgettingRow, Phase};
+
+/// Name of the frames to validate on, as a domain.
+const NEW: &str = "new domain";
+
+impl Course {
+    /// Measures the errors on the frames of the old domain, with averaged weights where there are any, and writes them down together with those on the
+    /// frames to validate on, `of_valid`. Does nothing unless this is a fine-tuning.
+    pub(super) fn forgetting(&mut self, phase: Phase, of_valid: Option<SetErrors>) -> Result<Vec<ForgettingRow>, TrainError> {
+        if self.config.finetune.foundation.is_none() {
+            return Ok(Vec::new());
+        }
+        let mut sets = Vec::new();
+        for (name, samples) in self.old.clone() {
+            let (_, metrics) = self.averaged(|course| course.evaluate(&samples, 0..samples.len(), None))?;
+            sets.push((name, metrics.all().summary()));
+        }
+        sets.extend(of_valid.map(|errors| (NEW.to_owned(), errors)));
+        let at =
+            self.position.best.filter(|_| phase == Phase::After).map_or((self.position.step, self.position.epoch), |b| (b.step, b.epoch));
+        let run = way(self.config.finetune.mode, self.mixture.replayed > 0);
+        let mut rows = Vec::new();
+        for (set, errors) in sets {
+            let row = ForgettingRow { run: run.into(), set, phase, epoch: at.1, step: at.0, errors };
+            self.record(Record::Forgetting(Box::new(row.clone())))?;
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+}
+
+/// The way of fine-tuning, in words.
+fn way(mode: FinetuneMode, replay: bool) -> &'static str {
+    match (mode, replay) {
+        (FinetuneMode::Plain, false) => "plain",
+        (FinetuneMode::Plain, true) => "replay",
+        (FinetuneMode::Frozen, false) => "frozen",
+        (FinetuneMode::Frozen, true) => "frozen, replay",
+        (FinetuneMode::Lora, false) => "lora",
+        (FinetuneMode::Lora, true) => "lora, replay",
+        (FinetuneMode::Multihead, _) => "multihead, replay",
+        (FinetuneMode::Ewc, false) => "ewc",
+        (FinetuneMode::Ewc, true) => "ewc, replay",
+    }
+}
+
+/// Errors before fine-tuning, as a log has them; none without a log.
+pub(super) fn before(path: &Path) -> Result<Vec<ForgettingRow>, TrainError> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut rows: Vec<ForgettingRow> = Vec::new();
+    for record in log::read(path)? {
+        if let Record::Forgetting(row) = record
+            && row.phase == Phase::Before
+        {
+            rows.retain(|before| before.set != row.set);
+            rows.push(*row);
+        }
+    }
+    Ok(rows)
+}
