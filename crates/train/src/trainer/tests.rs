@@ -221,7 +221,8 @@ fn old_frames_that_cannot_be_used_are_named_before_the_first_step() {
     crate::enable().unwrap();
     fs_err::write(folder.path().join("new.xyz"), molecules(8, 1, -20.0)).unwrap();
     fs_err::write(folder.path().join("old.xyz"), molecules(2, 1, -20.0).replace("O ", "Au ")).unwrap();
-    let config = TrainConfig::parse(CONFIG, &folder.path().join("train.toml"), &[], PRESETS).unwrap();
+    let output = format!("output.directory={:?}", folder.path().join("run").display().to_string());
+    let config = TrainConfig::parse(CONFIG, &folder.path().join("train.toml"), &[output], PRESETS).unwrap();
     let request = Request { config: &config, foundation: Some(tiny_artifact(&[1, 8])), resume: false, provenance: Provenance::default() };
     let error = train(request, &AtomicBool::new(false), &mut |progress| assert!(!matches!(progress, Progress::Step(..)))).unwrap_err();
     assert!(error.to_string().contains("old.xyz") && error.to_string().contains("Au"), "{error}");
