@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail loudly")]
 
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
 use tesseral_atoms::Structure;
 use tesseral_infer::verify::{verify_cutoff, verify_structure};
 use tesseral_infer::{Dtype, Engine, InferError, Options, Potential};
-use tesseral_potentials::{Artifact, Evaluation, Model, Parameters};
+use tesseral_ops::autograd::{self, Leaves};
+use tesseral_potentials::{Artifact, Differentiable, Evaluation, Model, Parameters, Radial};
 use tesseral_tests::{Golden, first_head, golden};
 
 fn potential(artifact: &Artifact, dtype: Dtype) -> Potential {
@@ -130,10 +132,10 @@ fn the_same_bits_for_any_number_of_threads() {
 }
 
 /// A loss on energy, forces and stress with fixed random targets: what training differentiates.
-fn loss(model: &Model, structure: &Structure, head: Option<&str>) -> Tensor {
+fn loss(model: &Model, structure: &Structure, head: Option<&str>, radial: Radial) -> (Tensor, Leaves) {
     let prepared = model.prepare(structure).unwrap();
     let batch = model.batch(&[&prepared], &[structure], model.head(head).unwrap()).unwrap();
-    let (energies, forces, stresses) = model.differentiable(&batch).unwrap();
+    let Differentiable { energies, forces, stresses, leaves } = model.differentiable(&batch, radial).unwrap();
     let wave = |t: &Tensor, phase: f64| {
         let n = t.elem_count();
         Tensor::from_vec((0..n).map(|k| (k as f64 * 1.7 + phase).sin()).collect::<Vec<f64>>(), t.dims(), &Device::Cpu).unwrap()
@@ -141,17 +143,26 @@ fn loss(model: &Model, structure: &Structure, head: Option<&str>) -> Tensor {
     let square = |t: &Tensor, phase| (t - wave(t, phase)).unwrap().sqr().unwrap().sum_all().unwrap();
     let per_atom = (energies * (1.0 / structure.len() as f64)).unwrap();
     let total = (square(&per_atom, 0.3) * 0.1).unwrap();
-    ((total + square(&forces, 0.7)).unwrap() + (square(&stresses, 1.1) * 10.0).unwrap()).unwrap()
+    (((total + square(&forces, 0.7)).unwrap() + (square(&stresses, 1.1) * 10.0).unwrap()).unwrap(), leaves)
+}
+
+/// The loss and its gradient by each variable.
+fn gradients(model: &Model, structure: &Structure, head: Option<&str>, radial: Radial) -> (f64, GradStore) {
+    let (loss, leaves) = loss(model, structure, head, radial);
+    (loss.to_scalar::<f64>().unwrap(), autograd::weight_gradients(&loss, &leaves).unwrap())
 }
 
 fn force_loss_by_weights(golden: &Golden) {
-    let parameters = Parameters::trainable(&golden.artifact, DType::F64, &Device::Cpu);
-    let model = Model::build(&golden.artifact, &parameters).unwrap();
+    check_weight_gradients(&golden.name, &golden.artifact, examples(golden)[0], Radial::Exact);
+}
+
+fn check_weight_gradients(what: &str, artifact: &Artifact, structure: &Structure, radial: Radial) {
+    let parameters = Parameters::trainable(artifact, DType::F64, &Device::Cpu);
+    let model = Model::build(artifact, &parameters).unwrap();
     let variables = parameters.into_variables();
-    let structure = examples(golden)[0];
-    let head = first_head(&golden.artifact);
-    let value = || loss(&model, structure, head.as_deref()).to_scalar::<f64>().unwrap();
-    let gradients = tesseral_ops::autograd::gradients(&loss(&model, structure, head.as_deref())).unwrap();
+    let head = first_head(artifact);
+    let value = || loss(&model, structure, head.as_deref(), radial).0.to_scalar::<f64>().unwrap();
+    let (_, gradients) = gradients(&model, structure, head.as_deref(), radial);
     let mut checked = 0;
     for (name, variable) in &variables {
         let Some(gradient) = gradients.get(variable) else { continue };
@@ -172,10 +183,10 @@ fn force_loss_by_weights(golden: &Golden) {
         });
         set(variable, 0.0);
         let scale = g.abs().max(1e-3 * value().abs());
-        assert!((numeric - g).abs() < 1e-6 * scale, "{}: d loss/d {name}[{k}] is {g}, by differences {numeric}", golden.name);
+        assert!((numeric - g).abs() < 1e-6 * scale, "{what}: d loss/d {name}[{k}] is {g}, by differences {numeric}");
         checked += usize::from(g != 0.0);
     }
-    assert!(checked * 2 > variables.len(), "{}: only {checked} of {} tensors have a gradient", golden.name, variables.len());
+    assert!(checked * 2 > variables.len(), "{what}: only {checked} of {} tensors have a gradient", variables.len());
 }
 
 #[test]
@@ -190,4 +201,79 @@ fn sevennet_force_loss_by_weights() {
     for golden in &golden("sevennet") {
         force_loss_by_weights(golden);
     }
+}
+
+/// 27 atoms near a cubic lattice, elements of the model in turn: enough edges for splines.
+fn rattled_crystal(elements: &[u8]) -> Structure {
+    let mut random = tesseral_testkit::Random::new(31);
+    let mut place = |k: usize| 2.0 * k as f64 + 0.2 * random.number();
+    let mut crystal = Structure { pbc: [true; 3], ..Structure::default() };
+    for n in 0..27 {
+        crystal.positions.push([place(n / 9), place(n / 3 % 3), place(n % 3)]);
+        crystal.numbers.push(elements[n % elements.len()]);
+    }
+    crystal.cell.vectors = [[6.0, 0.0, 0.0], [0.3, 6.0, 0.0], [0.0, 0.2, 6.0]];
+    crystal
+}
+
+fn flat(t: &Tensor) -> Vec<f64> {
+    t.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest value, and the largest difference.
+fn compare(exact: &[f64], splines: &[f64]) -> (f64, f64) {
+    let largest = |x: &mut dyn Iterator<Item = f64>| x.fold(0.0f64, |m, x| m.max(x.abs()));
+    (largest(&mut exact.iter().copied()), largest(&mut exact.iter().zip(splines).map(|(a, b)| a - b)))
+}
+
+/// What is computed on splines is close to the exact model. False if the model's radial functions are of more than the distance.
+fn splines_are_close(name: &str, artifact: &Artifact) -> bool {
+    let structure = rattled_crystal(artifact.header().elements());
+    let parameters = Parameters::trainable(artifact, DType::F64, &Device::Cpu);
+    let model = Model::build(artifact, &parameters).unwrap();
+    let head = first_head(artifact);
+    let forces = |radial| {
+        let prepared = model.prepare(&structure).unwrap();
+        let batch = model.batch(&[&prepared], &[&structure], model.head(head.as_deref()).unwrap()).unwrap();
+        flat(&model.differentiable(&batch, radial).unwrap().forces)
+    };
+    let (exact, splines) = (forces(Radial::Exact), forces(Radial::Splines));
+    if exact == splines {
+        return false;
+    }
+    let (size, difference) = compare(&exact, &splines);
+    assert!(difference < 1e-7 * size, "{name}: forces differ by {difference:e} of {size:e}");
+    let by_weights = |radial| gradients(&model, &structure, head.as_deref(), radial);
+    let (exact, splines) = (by_weights(Radial::Exact), by_weights(Radial::Splines));
+    assert!((exact.0 - splines.0).abs() < 1e-7 * exact.0);
+    for (tensor, variable) in &parameters.into_variables() {
+        match (exact.1.get(variable), splines.1.get(variable)) {
+            (Some(of_exact), Some(of_splines)) => {
+                let (size, difference) = compare(&flat(of_exact), &flat(of_splines));
+                assert!(difference < 1e-6 * size.max(1e-4 * exact.0), "{name} {tensor}: {difference:e} of {size:e}");
+            }
+            (of_exact, of_splines) => assert_eq!(of_exact.is_some(), of_splines.is_some(), "{name} {tensor}"),
+        }
+    }
+    true
+}
+
+/// Training on splines: close to the exact model, and its derivatives are its own.
+#[test]
+fn splines_in_training() {
+    let of_own = |name: &str, artifact: &Artifact| {
+        check_weight_gradients(name, artifact, &rattled_crystal(artifact.header().elements()), Radial::Splines);
+    };
+    for family in ["mace", "sevennet"] {
+        let models = golden(family);
+        let close: Vec<&Golden> = models.iter().filter(|g| splines_are_close(&g.name, &g.artifact)).collect();
+        assert!(close.len() >= 7, "only {} models of {family} use splines", close.len());
+        of_own(&close[0].name, &close[0].artifact);
+    }
+    // Cutoffs of pairs stretch the distances.
+    let temporary = tempfile::tempdir().unwrap();
+    let packed = tesseral_tests::golden_folder().join("nequip/no_parity_edge_cutoffs.nequip.zip.gz");
+    let artifact = tesseral_import::import(&tesseral_tests::plain(&packed, temporary.path())).unwrap();
+    assert!(splines_are_close("nequip", &artifact));
+    of_own("nequip", &artifact);
 }

@@ -4,7 +4,10 @@
 //! the first time; a force loss then gets no or wrong weight gradients and no error. So nothing outside this module calls `backward`, and
 //! a derivative that is to be differentiated again is refused where it would be wrong.
 
-use candle_core::{DType, Device, Tensor, Var, backprop::GradStore};
+use std::cell::{Cell, RefCell};
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Shape, Tensor, Var, backprop::GradStore};
 
 /// What went wrong while differentiating.
 #[derive(Debug, thiserror::Error)]
@@ -56,16 +59,38 @@ pub fn second_derivatives_enabled() -> Result<bool, AutogradError> {
     Ok(enabled)
 }
 
-/// The gradient of a scalar (or of the sum of `y`) with respect to one variable, detached: for forces at inference.
+/// Which arguments of this crate's ops get a cotangent. Each op knows which of its arguments are weights, and which are made of positions alone
+/// (distances, harmonics): what a pass has no use for is not computed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Everything,
+    /// Forces: weights are constants.
+    ByPositions,
+    /// A loss: positions are constants.
+    ByWeights,
+}
+
+thread_local! {
+    static WANTED: Cell<Wanted> = const { Cell::new(Wanted::Everything) };
+}
+
+fn backward(y: &Tensor, wanted: Wanted) -> candle_core::Result<GradStore> {
+    let before = WANTED.replace(wanted);
+    let store = y.backward();
+    WANTED.set(before);
+    store
+}
+
+/// The gradient of a scalar (or of the sum of `y`) with respect to a variable that stands for positions, detached: for forces at inference.
 ///
 /// # Errors
 /// [`AutogradError::Independent`] if `y` does not depend on `x`.
 pub fn gradient(y: &Tensor, x: &Var, name: &'static str) -> Result<Tensor, AutogradError> {
-    let mut gradients = y.backward()?;
+    let mut gradients = backward(y, Wanted::ByPositions)?;
     gradients.remove(x).map(|g| g.detach()).ok_or(AutogradError::Independent(name))
 }
 
-/// The gradient of a scalar with respect to one variable, as a tensor that can be differentiated again: for a loss on forces.
+/// The gradient of a scalar with respect to a variable that stands for positions, as a tensor that can be differentiated again: for a loss on forces.
 ///
 /// # Errors
 /// [`AutogradError::Detached`] if the mode is off on this thread; [`AutogradError::Independent`] if `y` does not depend on `x`.
@@ -73,16 +98,37 @@ pub fn differentiable_gradient(y: &Tensor, x: &Var, name: &'static str) -> Resul
     if !second_derivatives_enabled()? {
         return Err(AutogradError::Detached);
     }
-    let mut gradients = y.backward()?;
+    let mut gradients = backward(y, Wanted::ByPositions)?;
     gradients.remove(x).ok_or(AutogradError::Independent(name))
 }
 
-/// The gradients of a loss with respect to every variable it depends on.
+/// The gradients of a loss with respect to the weights it depends on, through `leaves` too. Those by positions are left out or incomplete.
+///
+/// # Errors
+/// Only if candle itself fails.
+pub fn weight_gradients(loss: &Tensor, leaves: &Leaves) -> Result<GradStore, AutogradError> {
+    let mut store = backward(loss, Wanted::ByWeights)?;
+    let mut seeds: Option<Tensor> = None;
+    for (var, computed) in leaves.0.borrow().iter() {
+        let Some(gradient) = store.remove(var) else { continue };
+        let seed = computed.apply_op1(Seed(gradient.detach()))?;
+        seeds = Some(match seeds {
+            Some(sum) => (sum + seed)?,
+            None => seed,
+        });
+    }
+    if let Some(seeds) = seeds {
+        store.extend(backward(&seeds, Wanted::ByWeights)?)?;
+    }
+    Ok(store)
+}
+
+/// The gradients of a value with respect to every variable it depends on.
 ///
 /// # Errors
 /// Only if candle itself fails.
 pub fn gradients(loss: &Tensor) -> Result<GradStore, AutogradError> {
-    Ok(loss.backward()?)
+    Ok(backward(loss, Wanted::Everything)?)
 }
 
 /// A tensor of zeros that no gradient flows into, of the shape and type of `like`.
@@ -103,6 +149,70 @@ pub(crate) fn if_tracked(
     cotangent: impl FnOnce() -> candle_core::Result<Tensor>,
 ) -> candle_core::Result<Option<Tensor>> {
     if argument.track_op() { cotangent().map(Some) } else { Ok(None) }
+}
+
+/// Whether an argument of weights gets a cotangent in this pass. Only variables can be left out: candle wants a gradient for everything that
+/// was computed.
+pub(crate) fn wants_weights(argument: &Tensor) -> bool {
+    argument.track_op() && !(argument.is_variable() && WANTED.get() == Wanted::ByPositions)
+}
+
+/// Likewise for an argument that is made of positions alone.
+pub(crate) fn wants_positions(argument: &Tensor) -> bool {
+    argument.track_op() && !(argument.is_variable() && WANTED.get() == Wanted::ByWeights)
+}
+
+/// Computes a cotangent of weights only if it is wanted.
+///
+/// # Errors
+/// Those of `cotangent`.
+pub(crate) fn if_weights_wanted(
+    argument: &Tensor,
+    cotangent: impl FnOnce() -> candle_core::Result<Tensor>,
+) -> candle_core::Result<Option<Tensor>> {
+    if wants_weights(argument) { cotangent().map(Some) } else { Ok(None) }
+}
+
+/// Weights that are computed from variables (tables, contracted coefficients), as variables of their own: a pass for forces then leaves them out, and
+/// the gradients of what they are made of are computed once, at the end.
+#[derive(Debug, Default)]
+pub struct Leaves(RefCell<Vec<(Var, Tensor)>>);
+
+impl Leaves {
+    /// A variable with the value of `computed`; itself, if it depends on no variable or is one.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub fn leaf(&self, computed: Tensor) -> candle_core::Result<Tensor> {
+        if !computed.track_op() || computed.is_variable() {
+            return Ok(computed);
+        }
+        let var = Var::from_tensor(&computed.detach())?;
+        let leaf = var.as_tensor().clone();
+        self.0.borrow_mut().push((var, computed));
+        Ok(leaf)
+    }
+}
+
+/// A zero whose gradient is given.
+struct Seed(Tensor);
+
+impl CustomOp1 for Seed {
+    fn name(&self) -> &'static str {
+        "seed"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, _: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let zero = match storage.dtype() {
+            DType::F64 => CpuStorage::F64(vec![0.0]),
+            _ => CpuStorage::F32(vec![0.0]),
+        };
+        Ok((zero, Shape::from(())))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        Ok(Some(self.0.clone()))
+    }
 }
 
 /// The answer of an op that closes a family: what it is the second derivative of cannot be differentiated a third time.

@@ -1,10 +1,11 @@
 //! A network of any family, and energies, forces and stresses from it.
 
 use candle_core::{DType, Device, Tensor, Var};
-use tesseral_ops::autograd;
+use tesseral_ops::autograd::{self, Leaves};
 
 use crate::artifact::Artifact;
 use crate::batch::{Batch, PreparedStructure};
+use crate::blocks::{Geometry, SplineEdges};
 use crate::error::{PotentialError, Result};
 use crate::header::{Architecture, Header};
 use crate::mace::Mace;
@@ -119,10 +120,24 @@ impl Model {
     /// # Errors
     /// Only if shapes do not fit.
     pub fn atomic_energies(&self, batch: &Batch, vectors: &Tensor) -> Result<Tensor> {
+        self.energies_of(batch, Geometry::Vectors(vectors), &Leaves::default())
+    }
+
+    fn energies_of(&self, batch: &Batch, geometry: Geometry<'_>, leaves: &Leaves) -> Result<Tensor> {
         match &self.network {
-            Network::Mace(m) => m.atomic_energies(batch, vectors),
-            Network::Nequip(m) => m.atomic_energies(batch, vectors),
+            Network::Mace(m) => m.atomic_energies(batch, geometry, leaves),
+            Network::Nequip(m) => m.atomic_energies(batch, geometry, leaves),
         }
+    }
+
+    /// Edges with splines, if asked for, possible and of use.
+    fn spline_edges(&self, batch: &Batch, radial: Radial) -> Result<Option<SplineEdges>> {
+        let domain = match (radial, &self.network) {
+            (Radial::Exact, _) => None,
+            (Radial::Splines, Network::Mace(m)) => m.radial_domain(),
+            (Radial::Splines, Network::Nequip(m)) => m.radial_domain(batch),
+        };
+        domain.map_or(Ok(None), |domain| SplineEdges::new(batch, &domain, self.dtype, &self.device))
     }
 
     /// Energies, forces and stresses of a batch.
@@ -142,20 +157,33 @@ impl Model {
         Ok(assemble(batch, &atomic, &gradient))
     }
 
-    /// Energy of each structure `[S]` and forces `[N, 3]` and stresses `[S, 3, 3]` (zero where not periodic) in f64, differentiable with respect to
-    /// weights: for training.
+    /// Energies, forces and stresses that can be differentiated by weights: for training.
     ///
     /// # Errors
     /// If second derivatives are off in this process.
-    pub fn differentiable(&self, batch: &Batch) -> Result<(Tensor, Tensor, Tensor)> {
-        let vectors = Var::from_tensor(&batch.vectors_tensor(self.dtype, &self.device)?)?;
-        let atomic = self.atomic_energies(batch, vectors.as_tensor())?;
+    pub fn differentiable(&self, batch: &Batch, radial: Radial) -> Result<Differentiable> {
+        let leaves = Leaves::default();
+        let splines = self.spline_edges(batch, radial)?;
+        let positions = match &splines {
+            Some(edges) => Var::from_tensor(edges.rows())?,
+            None => Var::from_tensor(&batch.vectors_tensor(self.dtype, &self.device)?)?,
+        };
+        let geometry = match &splines {
+            Some(edges) => Geometry::Splines(edges, positions.as_tensor()),
+            None => Geometry::Vectors(positions.as_tensor()),
+        };
+        let atomic = self.energies_of(batch, geometry, &leaves)?;
         let energies = tesseral_ops::graph::segment_sum(&atomic.unsqueeze(1)?, &batch.structures)?.squeeze(1)?;
         if batch.vectors.is_empty() {
             let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F64, &self.device);
-            return Ok((energies, zeros(&[batch.num_atoms(), 3])?, zeros(&[batch.structures.len(), 3, 3])?));
+            let (forces, stresses) = (zeros(&[batch.num_atoms(), 3])?, zeros(&[batch.structures.len(), 3, 3])?);
+            return Ok(Differentiable { energies, forces, stresses, leaves });
         }
-        let gradient = autograd::differentiable_gradient(&atomic.sum_all()?, &vectors, "energy")?.to_dtype(DType::F64)?;
+        let mut gradient = autograd::differentiable_gradient(&atomic.sum_all()?, &positions, "energy")?;
+        if let Some(edges) = &splines {
+            gradient = edges.by_vectors(&gradient)?;
+        }
+        let gradient = gradient.to_dtype(DType::F64)?;
         let forces = batch.graph.forces(&gradient)?;
         // dE/dε = Σ_e sym(v ⊗ dE/dv)
         let v = batch.vectors_tensor(DType::F64, &self.device)?;
@@ -165,8 +193,31 @@ impl Model {
         let symmetric = ((&per_structure + per_structure.transpose(1, 2)?)? * 0.5)?;
         let inverse_volumes: Vec<f64> = batch.volumes.iter().map(|v| v.map_or(0.0, |v| 1.0 / v)).collect();
         let inverse_volumes = Tensor::from_vec(inverse_volumes, (batch.structures.len(), 1, 1), &self.device)?;
-        Ok((energies, forces, symmetric.broadcast_mul(&inverse_volumes)?))
+        Ok(Differentiable { energies, forces, stresses: symmetric.broadcast_mul(&inverse_volumes)?, leaves })
     }
+}
+
+/// How radial functions are evaluated in training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Radial {
+    /// On every edge.
+    Exact,
+    /// At knots, with splines in between, where the model and the batch allow it: values differ by some 1e-8 of the largest, derivatives are exactly
+    /// those of the interpolated energy.
+    Splines,
+}
+
+/// Predictions in f64 that can be differentiated by weights, with [`autograd::weight_gradients`] and the leaves.
+#[derive(Debug)]
+pub struct Differentiable {
+    /// Energy of each structure, eV, `[S]`.
+    pub energies: Tensor,
+    /// Forces, eV/Å, `[N, 3]`.
+    pub forces: Tensor,
+    /// Stresses, eV/Å³, `[S, 3, 3]`; zero where not periodic.
+    pub stresses: Tensor,
+    /// Weights on the way that are made of others.
+    pub leaves: Leaves,
 }
 
 /// Forces, stresses and energies from the derivative by edge vectors, summed in f64 in a fixed order.

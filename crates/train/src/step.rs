@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{Tensor, Var};
-use tesseral_ops::autograd;
+use candle_core::{DType, Tensor, Var};
+use tesseral_ops::autograd::{self, Leaves};
 use tesseral_potentials::batch::PreparedStructure;
 use tesseral_potentials::model::head_index;
-use tesseral_potentials::{Header, Model};
+use tesseral_potentials::{Differentiable, Header, Model, Radial};
 
 use crate::config::{LossConfig, LossWeights};
 use crate::data::{Frame, Origin};
@@ -44,14 +44,14 @@ pub type Batch = Vec<Sample>;
 
 /// Predictions for a batch, differentiable by the weights.
 ///
-/// # Errors
-/// If a field that the model embeds is out of range, or second derivatives are off.
-pub fn predict(model: &Model, batch: &[Sample]) -> Result<Predictions, TrainError> {
+/// Those who train in single precision get radial functions from splines, whose error is below the rounding; in double precision they are exact.
+fn predict(model: &Model, batch: &[Sample]) -> Result<(Predictions, Leaves), TrainError> {
     let parts: Vec<&PreparedStructure> = batch.iter().map(|s| &*s.prepared).collect();
     let structures: Vec<_> = batch.iter().map(|s| &s.frame.structure).collect();
     let graph = model.batch_of_heads(&parts, &structures, batch.iter().map(|s| s.head).collect())?;
-    let (energies, forces, stresses) = model.differentiable(&graph)?;
-    Ok(Predictions { energies, forces, stresses })
+    let radial = if model.dtype() == DType::F32 { Radial::Splines } else { Radial::Exact };
+    let Differentiable { energies, forces, stresses, leaves } = model.differentiable(&graph, radial)?;
+    Ok((Predictions { energies, forces, stresses }, leaves))
 }
 
 /// What a step found.
@@ -79,7 +79,7 @@ pub fn gradients(
     for batch in batches {
         let frames: Vec<&Frame> = batch.iter().map(|s| &*s.frame).collect();
         let labels = Labels::new(&frames, model.device())?;
-        let predictions = predict(model, batch)?;
+        let (predictions, leaves) = predict(model, batch)?;
         let (total, terms) = loss(config, weights, &predictions, &labels, counts)?;
         if !terms.total().is_finite() {
             return Err(TrainError::NotFinite { what: "the loss", origin: culprit(&predictions, batch)? });
@@ -88,7 +88,7 @@ pub fn gradients(
         if !total.track_op() {
             continue;
         }
-        let store = autograd::gradients(&total)?;
+        let store = autograd::weight_gradients(&total, &leaves)?;
         for (name, gradient) in named_gradients(&store, variables) {
             // A gradient that is kept would keep its graph.
             let gradient = gradient.detach();
@@ -123,7 +123,7 @@ fn culprit(predictions: &Predictions, batch: &[Sample]) -> Result<Option<Origin>
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use tesseral_atoms::{Cell, Structure};
     use tesseral_potentials::{Artifact, Parameters};
     use tesseral_testkit::{Random, slope};

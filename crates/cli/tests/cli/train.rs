@@ -275,10 +275,12 @@ energy = 1.0
 forces = 10.0
 stress = 1.0
 [optimizer]
-learning_rate = 0.001
+learning_rate = 0.01
+[average]
+decay = 0.5
 [training]
-max_epochs = 3
-batch = { frames = 8 }
+max_epochs = 6
+batch = { frames = 4 }
 "#;
     sandbox.file("plain.toml", format!("{config}[output]\ndirectory = \"plain\"\n"));
     let replay = "[finetune.replay]\nfiles = [\"salt.xyz\"]\nlabels = \"foundation\"\n[output]\ndirectory = \"replay\"\n";

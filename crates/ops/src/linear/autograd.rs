@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType};
 
 use super::{Groups, LinearSpec};
-use crate::autograd::if_tracked;
+use crate::autograd::{if_tracked, if_weights_wanted};
 use crate::real::{dispatch_real, slice};
 
 #[derive(Clone)]
@@ -23,7 +23,9 @@ struct AdjointWeights(Map);
 
 pub(super) fn linear(x: &Tensor, w: &Tensor, spec: &Arc<LinearSpec>, groups: Option<Arc<Groups>>) -> Result<Tensor> {
     let map = Map { spec: spec.clone(), groups };
-    forward(&map, x, &w.reshape((map.groups_len(), spec.weight_numel))?)
+    let shape = [map.groups_len(), spec.weight_numel];
+    // A reshaped variable is no variable any more.
+    if w.dims() == shape { forward(&map, x, w) } else { forward(&map, x, &w.reshape(&shape)?) }
 }
 
 fn forward(map: &Map, x: &Tensor, w: &Tensor) -> Result<Tensor> {
@@ -76,7 +78,7 @@ impl CustomOp2 for Forward {
     }
 
     fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((if_tracked(x, || adjoint_features(&self.0, g, w))?, if_tracked(w, || adjoint_weights(&self.0, x, g))?))
+        Ok((if_tracked(x, || adjoint_features(&self.0, g, w))?, if_weights_wanted(w, || adjoint_weights(&self.0, x, g))?))
     }
 }
 
@@ -95,7 +97,7 @@ impl CustomOp2 for AdjointFeatures {
     }
 
     fn bwd(&self, g: &Tensor, w: &Tensor, _: &Tensor, v: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((if_tracked(g, || forward(&self.0, v, w))?, if_tracked(w, || adjoint_weights(&self.0, v, g))?))
+        Ok((if_tracked(g, || forward(&self.0, v, w))?, if_weights_wanted(w, || adjoint_weights(&self.0, v, g))?))
     }
 }
 

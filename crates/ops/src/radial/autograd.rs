@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 use super::cpu::{self, Basis};
 use super::{MAX_ORDER, ScalarFunction};
-use crate::autograd::{if_tracked, no_third_derivative};
+use crate::autograd::{if_tracked, if_weights_wanted, no_third_derivative};
 use crate::real::{dispatch_real, slice};
 
 fn edges(op: &'static str, what: &str, layout: &Layout) -> Result<usize> {
@@ -127,7 +127,7 @@ impl CustomOp2 for TwoSided {
 
     fn bwd(&self, d: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let by_distance = if_tracked(d, || (g * two_sided(d, w, self.0.derivative())?)?.sum(1))?;
-        let by_parameter = if_tracked(w, || {
+        let by_parameter = if_weights_wanted(w, || {
             let (basis, sign) = self.0.parameter_derivative();
             (g * two_sided(d, w, basis)?)?.sum(0)? * sign
         })?;

@@ -65,9 +65,6 @@ pub enum ScalarFunction {
 
 /// 1 − x^p·((p+1)(p+2)/2 − x·(p(p+2) − x·p(p+1)/2)), x = d/cutoff.
 fn polynomial_envelope<const N: usize>(d: Jet<N>, p: u32, cutoff: f64) -> Jet<N> {
-    if d.0[0] >= cutoff {
-        return Jet::constant(0.0);
-    }
     let x = d * (1.0 / cutoff);
     let q = f64::from(p);
     let tail = x * (x * (-0.5 * q * (q + 1.0)) + q * (q + 2.0)) * -1.0 + 0.5 * (q + 1.0) * (q + 2.0);
@@ -85,14 +82,24 @@ impl ScalarFunction {
     }
 
     fn at<const N: usize>(&self, edge: usize, d: f64) -> Jet<N> {
+        self.branch(edge, d, d)
+    }
+
+    /// The function at `d`, continued from the interval between kinks in which `inside` lies.
+    fn branch<const N: usize>(&self, edge: usize, inside: f64, d: f64) -> Jet<N> {
         let d = Jet::<N>::variable(d);
         match self {
-            &Self::PolynomialEnvelope { p, cutoff } => polynomial_envelope(d, p, cutoff),
+            &Self::PolynomialEnvelope { p, cutoff } => {
+                if inside >= cutoff {
+                    return Jet::constant(0.0);
+                }
+                polynomial_envelope(d, p, cutoff)
+            }
             &Self::XplorEnvelope { onset, cutoff } => {
-                if d.0[0] < onset {
+                if inside < onset {
                     return Jet::constant(1.0);
                 }
-                if d.0[0] >= cutoff {
+                if inside >= cutoff {
                     return Jet::constant(0.0);
                 }
                 let (c2, o2, d2) = (cutoff * cutoff, onset * onset, d * d);
@@ -113,7 +120,7 @@ impl ScalarFunction {
                 (d + -p0) * (switch * 0.5 + 0.5) + p0
             }
             Self::Zbl { strength, inverse_length, screening, cutoffs, p } => {
-                if d.0[0] >= cutoffs[edge] {
+                if inside >= cutoffs[edge] {
                     return Jet::constant(0.0);
                 }
                 let phi = screening
@@ -123,6 +130,19 @@ impl ScalarFunction {
                 d.recip() * phi * polynomial_envelope(d, *p, cutoffs[edge]) * strength[edge]
             }
         }
+    }
+
+    /// Distances (Å) short of its end at which a function that is the same for all edges is not smooth.
+    pub fn kinks(&self) -> Vec<f64> {
+        match self {
+            &Self::XplorEnvelope { onset, .. } => vec![onset],
+            _ => Vec::new(),
+        }
+    }
+
+    /// The value at distance `d` (Å) of the branch that holds at `inside`, for functions that are the same for all edges.
+    pub fn continued(&self, inside: f64, d: f64) -> f64 {
+        self.branch::<1>(0, inside, d).last_derivative()
     }
 
     /// The value at distance `d` (Å) for one edge, and the first derivative.

@@ -8,6 +8,7 @@ mod autograd;
 pub mod cpu;
 mod jet;
 pub mod reference;
+pub mod spline;
 pub mod table;
 
 use std::sync::Arc;

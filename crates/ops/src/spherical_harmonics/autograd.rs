@@ -25,7 +25,7 @@ pub(super) fn evaluate(v: &Tensor, p: Parameters) -> Result<Tensor> {
     v.contiguous()?.apply_op1(Evaluate(p))
 }
 
-fn adjoint(v: &Tensor, g: &Tensor, p: Parameters) -> Result<Tensor> {
+pub(super) fn adjoint(v: &Tensor, g: &Tensor, p: Parameters) -> Result<Tensor> {
     v.contiguous()?.apply_op2(&g.contiguous()?, Adjoint(p))
 }
 

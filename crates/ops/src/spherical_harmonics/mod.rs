@@ -37,5 +37,13 @@ pub fn spherical_harmonics(vectors: &Tensor, lmax: usize, normalize: bool) -> Re
     autograd::evaluate(vectors, autograd::Parameters { lmax, normalize })
 }
 
+/// The derivative of Σ `cotangents`·[`spherical_harmonics`] by the vectors, `[E, 3]`: differentiable in both arguments.
+///
+/// # Errors
+/// As [`spherical_harmonics`].
+pub fn spherical_harmonics_adjoint(vectors: &Tensor, cotangents: &Tensor, lmax: usize, normalize: bool) -> Result<Tensor> {
+    autograd::adjoint(vectors, cotangents, autograd::Parameters { lmax, normalize })
+}
+
 #[cfg(test)]
 mod tests;

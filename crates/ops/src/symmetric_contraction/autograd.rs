@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
 
 use super::{ContractionSpec, cpu};
-use crate::autograd::{if_tracked, no_third_derivative};
+use crate::autograd::{if_tracked, if_weights_wanted, no_third_derivative};
 use crate::linear::Groups;
 use crate::real::{Real, dispatch_real, slice};
 
@@ -119,7 +119,7 @@ impl CustomOp2 for Evaluate {
 
     fn bwd(&self, a: &Tensor, c: &Tensor, _: &Tensor, g: &Tensor) -> Result<Two> {
         let op = &self.0;
-        Ok((if_tracked(a, || op.adjoint(a, c, g))?, if_tracked(c, || op.adjoint_coefficients(a, g))?))
+        Ok((if_tracked(a, || op.adjoint(a, c, g))?, if_weights_wanted(c, || op.adjoint_coefficients(a, g))?))
     }
 }
 
@@ -149,7 +149,7 @@ impl CustomOp3 for Adjoint {
         let op = &self.0;
         Ok((
             if_tracked(a, || op.adjoint_tangent(a, v, g, c))?,
-            if_tracked(c, || op.tangent_coefficients(a, v, g))?,
+            if_weights_wanted(c, || op.tangent_coefficients(a, v, g))?,
             if_tracked(g, || op.tangent(a, v, c))?,
         ))
     }
@@ -203,7 +203,7 @@ impl CustomOp3 for Tangent {
         Ok((
             if_tracked(a, || op.adjoint_tangent(a, v, g, c))?,
             if_tracked(v, || op.adjoint(a, c, g))?,
-            if_tracked(c, || op.tangent_coefficients(a, v, g))?,
+            if_weights_wanted(c, || op.tangent_coefficients(a, v, g))?,
         ))
     }
 }

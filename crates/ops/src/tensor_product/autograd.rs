@@ -1,15 +1,19 @@
 //! The candle side.
 //!
-//! Everything is a derivative of one number, S(g, x, Y, H, W) = Σ g · convolution(x, Y, H, W), linear in each of its five arguments. The
-//! derivative of an adjoint is therefore a sum of convolutions and adjoints with one argument replaced by the incoming cotangent, and each
-//! of those is again one of these ops: any order of differentiation works.
+//! Everything is a derivative of one number, S(g, x, Y, H, W) = Σ g · convolution(x, Y, H, W), linear in each of its five arguments: the
+//! convolution is its derivative by g, [`Adjoint`] are those by the others, and [`AdjointTangent`] are all derivatives of an adjoint that a
+//! force loss needs, in one pass over the edges.
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, D, Error, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, WithDType};
 
 use super::TensorProductSpec;
-use super::cpu::{Inputs, Plan, adjoint, adjoint_weights, forward};
+use super::cpu::{Needs, adjoint, forward};
+use super::edges::{Inputs, Windows};
+use super::plan::Plan;
+use super::tangent::adjoint_tangent;
+use crate::autograd::{no_third_derivative, wants_positions, wants_weights};
 use crate::graph::Graph;
 use crate::real::{Real, dispatch_real, slice};
 
@@ -18,50 +22,55 @@ use crate::real::{Real, dispatch_real, slice};
 pub(super) struct Convolution {
     pub(super) spec: Arc<TensorProductSpec>,
     pub(super) graph: Graph,
+    pub(super) windows: Option<Arc<Windows>>,
 }
 
 /// (x, q, W) → out
 struct Forward(Convolution);
-/// ([x | g], q, W) → [dx | dq], flat, the parts that are asked for
+/// ([x | g], q, W) → [dx | dq | dW], flat, the parts that are asked for
 struct Adjoint {
     conv: Convolution,
-    need_x: bool,
-    need_q: bool,
+    needs: Needs,
 }
-/// ([x | g], q) → dW
-struct AdjointWeights(Convolution);
+/// ([x | g | x'], [q | q'], W) → [d[x | g] | dq | dW], flat, the parts that are asked for, of the adjoint along (x', q')
+struct AdjointTangent {
+    conv: Convolution,
+    needs: Needs,
+}
+
+/// Parts of a flat result.
+type Parts = (Option<Tensor>, Option<Tensor>, Option<Tensor>);
 
 pub(super) fn convolution(conv: &Convolution, x: &Tensor, q: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.contiguous()?.apply_op3(&q.contiguous()?, &w.contiguous()?, Forward(conv.clone()))
 }
 
-/// The derivatives of Σ g·convolution(x, q, W) by x and q.
-fn adjoints(
-    conv: &Convolution,
-    xg: &Tensor,
-    q: &Tensor,
-    w: &Tensor,
-    need_x: bool,
-    need_q: bool,
-) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    if !need_x && !need_q {
-        return Ok((None, None));
+/// Parts of a flat tensor by the shapes of those that are there.
+fn split(flat: &Tensor, needs: Needs, shapes: [&[usize]; 3]) -> Result<Parts> {
+    let mut at = 0;
+    let mut part = |needed: bool, shape: &[usize]| -> Result<Option<Tensor>> {
+        if !needed {
+            return Ok(None);
+        }
+        let len = shape.iter().product();
+        let part = flat.narrow(0, at, len)?.reshape(shape)?;
+        at += len;
+        Ok(Some(part))
+    };
+    Ok((part(needs.x, shapes[0])?, part(needs.q, shapes[1])?, part(needs.w, shapes[2])?))
+}
+
+/// The derivatives of Σ g·convolution(x, q, W) by x, q and W.
+fn adjoints(conv: &Convolution, xg: &Tensor, q: &Tensor, w: &Tensor, needs: Needs) -> Result<Parts> {
+    if needs == Needs::default() {
+        return Ok((None, None, None));
     }
-    let (rows, columns) = q.dims2()?;
-    let (n, dim_in) = (conv.graph.num_atoms(), conv.spec.dim_in);
-    let packed = xg.contiguous()?.apply_op3(&q.contiguous()?, &w.contiguous()?, Adjoint { conv: conv.clone(), need_x, need_q })?;
-    let split = if need_x { n * dim_in } else { 0 };
-    let dx = if need_x { Some(packed.narrow(0, 0, split)?.reshape((n, dim_in))?) } else { None };
-    let dq = if need_q { Some(packed.narrow(0, split, rows * columns)?.reshape((rows, columns))?) } else { None };
-    Ok((dx, dq))
+    let flat = xg.contiguous()?.apply_op3(&q.contiguous()?, &w.contiguous()?, Adjoint { conv: conv.clone(), needs })?;
+    split(&flat, needs, [&[conv.graph.num_atoms(), conv.spec.dim_in], q.dims(), w.dims()])
 }
 
-fn weights_adjoint(conv: &Convolution, xg: &Tensor, q: &Tensor) -> Result<Tensor> {
-    xg.contiguous()?.apply_op2(&q.contiguous()?, AdjointWeights(conv.clone()))
-}
-
-fn side_by_side(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[a, b], 1)
+fn side_by_side(parts: &[&Tensor]) -> Result<Tensor> {
+    Tensor::cat(parts, 1)
 }
 
 fn add(a: Option<Tensor>, b: Option<Tensor>) -> Result<Option<Tensor>> {
@@ -81,25 +90,56 @@ impl Convolution {
         Err(Error::Msg(format!("{op}: expected {what} of shape [{}], got {dims:?}", shape.join(", "))).bt())
     }
 
-    /// How many radial features the edge rows hold.
-    fn hidden(&self, op: &'static str, q: &Layout) -> Result<usize> {
+    /// How many radial features the edge rows hold; `copies` rows lie side by side.
+    fn hidden(&self, op: &'static str, q: &Layout, copies: usize) -> Result<usize> {
         self.check(op, "edges", q, &[Some(self.graph.num_edges()), None])?;
-        let width = q.dims()[1];
+        let width = q.dims()[1] / copies;
         width
             .checked_sub(self.spec.dim_edge)
             .ok_or_else(|| Error::Msg(format!("{op}: an edge has {width} numbers, fewer than its {} harmonics", self.spec.dim_edge)).bt())
     }
-}
 
-fn inputs<'a, T: Real>(
-    conv: &'a Convolution,
-    plan: &'a Plan<T>,
-    x: (&'a CpuStorage, &Layout),
-    q: (&'a CpuStorage, &Layout),
-    hidden: usize,
-) -> Result<Inputs<'a, T>> {
-    let x_stride = x.1.dims()[1];
-    Ok(Inputs { plan, graph: &conv.graph, x: slice(x.0, x.1)?, x_stride, q: slice(q.0, q.1)?, hidden })
+    /// Checks all shapes: `atoms` numbers in a row of atoms. Windows must lie inside the matrix.
+    fn check_all(
+        &self,
+        op: &'static str,
+        (what, x, atoms): (&str, &Layout, usize),
+        (q, copies): (&Layout, usize),
+        w: &Layout,
+    ) -> Result<usize> {
+        let hidden = self.hidden(op, q, copies)?;
+        self.check(op, what, x, &[Some(self.graph.num_atoms()), Some(atoms)])?;
+        let rows = self.windows.as_ref().map_or(hidden, |w| w.rows);
+        self.check(op, "weights", w, &[Some(rows), Some(self.spec.weight_numel)])?;
+        if let Some(windows) = &self.windows {
+            let inside = windows.first.iter().all(|&f| f as usize + hidden <= rows);
+            if windows.first.len() != self.graph.num_edges() || !inside {
+                return Err(
+                    Error::Msg(format!("{op}: windows of {hidden} rows do not fit a matrix of {rows}, or are not one an edge")).bt()
+                );
+            }
+        }
+        Ok(hidden)
+    }
+
+    fn inputs<'a, T: Real>(
+        &'a self,
+        plan: &'a Plan<T>,
+        x: (&'a CpuStorage, &Layout),
+        q: (&'a CpuStorage, &Layout),
+        hidden: usize,
+    ) -> Result<Inputs<'a, T>> {
+        Ok(Inputs {
+            plan,
+            graph: &self.graph,
+            x: slice(x.0, x.1)?,
+            x_stride: x.1.dims()[1],
+            q: slice(q.0, q.1)?,
+            q_stride: q.1.dims()[1],
+            hidden,
+            windows: self.windows.as_deref(),
+        })
+    }
 }
 
 impl CustomOp3 for Forward {
@@ -117,21 +157,17 @@ impl CustomOp3 for Forward {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (conv, name) = (&self.0, self.name());
-        let hidden = conv.hidden(name, lq)?;
-        conv.check(name, "features", lx, &[Some(conv.graph.num_atoms()), Some(conv.spec.dim_in)])?;
-        conv.check(name, "weights", lw, &[Some(hidden), Some(conv.spec.weight_numel)])?;
+        let hidden = conv.check_all(name, ("features", lx, conv.spec.dim_in), (lq, 1), lw)?;
         dispatch_real!(x, name, |T| {
             let plan = Plan::<T>::new(&conv.spec);
-            let out = forward(&inputs(conv, &plan, (x, lx), (q, lq), hidden)?, slice(w, lw)?);
+            let out = forward(&conv.inputs(&plan, (x, lx), (q, lq), hidden)?, slice(w, lw)?);
             Ok((T::to_cpu_storage_owned(out), (conv.graph.num_atoms(), conv.spec.dim_out).into()))
         })
     }
 
-    fn bwd(&self, x: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let xg = side_by_side(x, g)?;
-        let (dx, dq) = adjoints(&self.0, &xg, q, w, x.track_op(), q.track_op())?;
-        let dw = if w.track_op() { Some(weights_adjoint(&self.0, &xg, q)?) } else { None };
-        Ok((dx, dq, dw))
+    fn bwd(&self, x: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<Parts> {
+        let needs = Needs { x: x.track_op(), q: wants_positions(q), w: wants_weights(w) };
+        adjoints(&self.0, &side_by_side(&[x, g])?, q, w, needs)
     }
 }
 
@@ -150,116 +186,70 @@ impl CustomOp3 for Adjoint {
         lw: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (conv, name) = (&self.conv, self.name());
-        let hidden = conv.hidden(name, lq)?;
         let stride = conv.spec.dim_in + conv.spec.dim_out;
-        conv.check(name, "features and cotangents", lx, &[Some(conv.graph.num_atoms()), Some(stride)])?;
-        conv.check(name, "weights", lw, &[Some(hidden), Some(conv.spec.weight_numel)])?;
+        let hidden = conv.check_all(name, ("features and cotangents", lx, stride), (lq, 1), lw)?;
         dispatch_real!(xg, name, |T| {
             let plan = Plan::<T>::new(&conv.spec);
-            let inputs = inputs(conv, &plan, (xg, lx), (q, lq), hidden)?;
+            let inputs = conv.inputs(&plan, (xg, lx), (q, lq), hidden)?;
             let g = inputs.x.get(conv.spec.dim_in..).unwrap_or_default();
-            let (dx, dq) = adjoint(&inputs, g, stride, slice(w, lw)?, self.need_x, self.need_q);
-            let out = match (dx, dq) {
-                (Some(mut dx), Some(dq)) => {
-                    dx.extend_from_slice(&dq);
-                    dx
-                }
-                (dx, dq) => dx.or(dq).unwrap_or_default(),
-            };
+            let out = adjoint(&inputs, g, stride, slice(w, lw)?, self.needs);
             let len = out.len();
             Ok((T::to_cpu_storage_owned(out), len.into()))
         })
     }
 
-    fn bwd(&self, xg: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, v: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, xg: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, v: &Tensor) -> Result<Parts> {
         let conv = &self.conv;
-        let (dim_in, dim_out, dim_edge) = (conv.spec.dim_in, conv.spec.dim_out, conv.spec.dim_edge);
-        let (n, (edges, width)) = (conv.graph.num_atoms(), q.dims2()?);
-        let (x, g) = (xg.narrow(1, 0, dim_in)?, xg.narrow(1, dim_in, dim_out)?);
-        let split = if self.need_x { n * dim_in } else { 0 };
-        let (mut d_x, mut d_g, mut d_y, mut d_h, mut d_w) = (None, None, None, None, None);
-        let q_tracked = q.track_op();
-        let harmonics = |t: &Tensor| t.narrow(D::Minus1, 0, dim_edge);
-        let radial = |t: &Tensor| t.narrow(D::Minus1, dim_edge, width - dim_edge);
-        // S with one argument replaced by the cotangent of its adjoint; which of the others then get a derivative.
-        let mut replaced = |x: &Tensor, q: &Tensor, by_x: bool, by_y: bool, by_h: bool| -> Result<()> {
-            let xg_new = side_by_side(x, &g)?;
-            if xg.track_op() {
-                d_g = add(d_g.take(), Some(convolution(conv, x, q, w)?))?;
-            }
-            let (dx, dq) = adjoints(conv, &xg_new, q, w, by_x && xg.track_op(), (by_y || by_h) && q_tracked)?;
-            d_x = add(d_x.take(), dx)?;
-            if let Some(dq) = dq {
-                if by_y {
-                    d_y = add(d_y.take(), Some(harmonics(&dq)?))?;
-                }
-                if by_h {
-                    d_h = add(d_h.take(), Some(radial(&dq)?))?;
-                }
-            }
-            if w.track_op() {
-                d_w = add(d_w.take(), Some(weights_adjoint(conv, &xg_new, q)?))?;
-            }
-            Ok(())
-        };
-        if self.need_x {
-            let vx = v.narrow(0, 0, split)?.reshape((n, dim_in))?;
-            replaced(&vx, q, false, true, true)?;
+        let (n, dim_in, dim_out) = (conv.graph.num_atoms(), conv.spec.dim_in, conv.spec.dim_out);
+        let needs = Needs { x: xg.track_op(), q: wants_positions(q), w: wants_weights(w) };
+        let (along_x, along_q, along_w) = split(v, self.needs, [&[n, dim_in], q.dims(), w.dims()])?;
+        let (mut d_xg, mut d_q, mut d_w) = (None, None, None);
+        if needs != Needs::default() && (along_x.is_some() || along_q.is_some()) {
+            let along_x = along_x.map_or_else(|| Tensor::zeros((n, dim_in), xg.dtype(), xg.device()), Ok)?;
+            let along_q = along_q.map_or_else(|| q.zeros_like(), Ok)?;
+            let (xs, qs) = (side_by_side(&[xg, &along_x])?, side_by_side(&[q, &along_q])?);
+            let flat = xs.apply_op3(&qs, &w.contiguous()?, AdjointTangent { conv: conv.clone(), needs })?;
+            (d_xg, d_q, d_w) = split(&flat, needs, [&[n, dim_in + dim_out], q.dims(), w.dims()])?;
         }
-        if self.need_q {
-            let vq = v.narrow(0, split, edges * width)?.reshape((edges, width))?;
-            replaced(&x, &side_by_side(&harmonics(&vq)?, &radial(q)?)?, true, false, true)?;
-            replaced(&x, &side_by_side(&harmonics(q)?, &radial(&vq)?)?, true, true, false)?;
+        if let Some(along_w) = along_w {
+            // Linear in W: S with W replaced.
+            let (dx, dq, _) = adjoints(conv, xg, q, &along_w, Needs { w: false, ..needs })?;
+            if let Some(dx) = dx {
+                let x = xg.narrow(1, 0, dim_in)?;
+                d_xg = add(d_xg, Some(side_by_side(&[&dx, &convolution(conv, &x, q, &along_w)?])?))?;
+            }
+            d_q = add(d_q, dq)?;
         }
-        let d_xg = match d_g {
-            None => None,
-            Some(d_g) => {
-                let d_x = d_x.map_or_else(|| x.zeros_like(), Ok)?;
-                Some(side_by_side(&d_x, &d_g)?)
-            }
-        };
-        let d_q = match (d_y, d_h) {
-            (None, None) => None,
-            (y, h) => {
-                let y = y.map_or_else(|| harmonics(q)?.zeros_like(), Ok)?;
-                let h = h.map_or_else(|| radial(q)?.zeros_like(), Ok)?;
-                Some(side_by_side(&y, &h)?)
-            }
-        };
         Ok((d_xg, d_q, d_w))
     }
 }
 
-impl CustomOp2 for AdjointWeights {
+impl CustomOp3 for AdjointTangent {
     fn name(&self) -> &'static str {
-        "convolution-adjoint-weights"
+        "convolution-adjoint-tangent"
     }
 
-    fn cpu_fwd(&self, xg: &CpuStorage, lx: &Layout, q: &CpuStorage, lq: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (conv, name) = (&self.0, self.name());
-        let hidden = conv.hidden(name, lq)?;
-        let stride = conv.spec.dim_in + conv.spec.dim_out;
-        conv.check(name, "features and cotangents", lx, &[Some(conv.graph.num_atoms()), Some(stride)])?;
-        dispatch_real!(xg, name, |T| {
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        lx: &Layout,
+        qs: &CpuStorage,
+        lq: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (conv, name) = (&self.conv, self.name());
+        let stride = 2 * conv.spec.dim_in + conv.spec.dim_out;
+        let hidden = conv.check_all(name, ("features, cotangents and directions", lx, stride), (lq, 2), lw)?;
+        dispatch_real!(xs, name, |T| {
             let plan = Plan::<T>::new(&conv.spec);
-            let inputs = inputs(conv, &plan, (xg, lx), (q, lq), hidden)?;
-            let g = inputs.x.get(conv.spec.dim_in..).unwrap_or_default();
-            let out = adjoint_weights(&inputs, g, stride);
-            Ok((T::to_cpu_storage_owned(out), (hidden, conv.spec.weight_numel).into()))
+            let out = adjoint_tangent(&conv.inputs(&plan, (xs, lx), (qs, lq), hidden)?, slice(w, lw)?, self.needs);
+            let len = out.len();
+            Ok((T::to_cpu_storage_owned(out), len.into()))
         })
     }
 
-    fn bwd(&self, xg: &Tensor, q: &Tensor, _: &Tensor, v: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let conv = &self.0;
-        let d_xg_tracked = xg.track_op();
-        let (dx, dq) = adjoints(conv, xg, q, v, d_xg_tracked, q.track_op())?;
-        let d_xg = match dx {
-            None => None,
-            Some(dx) => {
-                let x = xg.narrow(1, 0, conv.spec.dim_in)?;
-                Some(side_by_side(&dx, &convolution(conv, &x, q, v)?)?)
-            }
-        };
-        Ok((d_xg, dq))
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Parts> {
+        Err(no_third_derivative(self.name()))
     }
 }

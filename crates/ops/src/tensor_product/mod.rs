@@ -8,13 +8,16 @@
 //! side as channels, in the canonical order (sorted by output irrep, then as generated).
 //!
 //! The per-edge weights `H W` (paths × channels numbers an edge) exist only for a tile of edges at a time: memory grows with edges ×
-//! (dim_edge + hidden) and with atoms × dim_out, never with edges × paths × channels. The form is linear in each of (cotangent, x, Y, H, W), so
-//! {forward, adjoint by features and edges, adjoint by weights} are closed under differentiation.
+//! (dim_edge + hidden) and with atoms × dim_out, never with edges × paths × channels. The form is linear in each of (cotangent, x, Y, H, W);
+//! it can be differentiated twice, which a loss on forces needs.
 
 mod autograd;
 mod cpu;
+mod edges;
+mod plan;
 pub mod reference;
 pub mod slabs;
+mod tangent;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +25,8 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use tesseral_o3::{Convention, Irrep, Irreps, PathOrder, TensorProductPaths, WignerError};
+
+pub use edges::Windows;
 
 use crate::graph::Graph;
 
@@ -135,5 +140,22 @@ impl TensorProductSpec {
 /// # Errors
 /// If shapes or types do not fit.
 pub fn convolution(features: &Tensor, edges: &Tensor, weights: &Tensor, spec: &Arc<TensorProductSpec>, graph: &Graph) -> Result<Tensor> {
-    autograd::convolution(&autograd::Convolution { spec: spec.clone(), graph: graph.clone() }, features, edges, weights)
+    autograd::convolution(&autograd::Convolution { spec: spec.clone(), graph: graph.clone(), windows: None }, features, edges, weights)
+}
+
+/// The fused convolution with radial weights interpolated in a table: as [`convolution`], but the radial features of an edge, values of the
+/// B-splines that do not vanish at its distance, multiply consecutive rows of `table` `[rows, weight_numel]` only.
+///
+/// # Errors
+/// If shapes or types do not fit.
+pub fn convolution_of_table(
+    features: &Tensor,
+    edges: &Tensor,
+    table: &Tensor,
+    spec: &Arc<TensorProductSpec>,
+    graph: &Graph,
+    windows: &Arc<Windows>,
+) -> Result<Tensor> {
+    let conv = autograd::Convolution { spec: spec.clone(), graph: graph.clone(), windows: Some(windows.clone()) };
+    autograd::convolution(&conv, features, edges, table)
 }

@@ -29,6 +29,42 @@ fn fast_kernel_equals_reference() {
     }
 }
 
+/// Radial features in windows of the matrix are features of all rows with zeros outside.
+#[test]
+fn windows_equal_features_with_zeros() {
+    let mut random = Random::new(9);
+    let (taps, rows) = (3, 11);
+    for features in ["2x0e+1x1o", "33x0e+17x1o"] {
+        let spec = spec(features, "0e+1o", 1);
+        let graph = random_graph(7, &mut random);
+        let edges = graph.num_edges();
+        let first: Vec<u32> = (0..edges as u32).map(|e| (5 * e + e * e) % (rows - taps + 1)).collect();
+        let x = random.tensor(&[7, spec.dim_in], DType::F64);
+        let q = random.tensor(&[edges, spec.dim_edge + taps as usize], DType::F64);
+        let table = random.tensor(&[rows as usize, spec.weight_numel], DType::F64);
+        let (narrow, width) = (to_vec(&q), spec.dim_edge + taps as usize);
+        let mut wide = vec![0.0; edges * (spec.dim_edge + rows as usize)];
+        for (e, row) in wide.chunks_mut(spec.dim_edge + rows as usize).enumerate() {
+            let (y, h) = narrow[e * width..(e + 1) * width].split_at(spec.dim_edge);
+            row[..spec.dim_edge].copy_from_slice(y);
+            row[spec.dim_edge + first[e] as usize..][..taps as usize].copy_from_slice(h);
+        }
+        let windows = Arc::new(Windows { first, rows: rows as usize });
+        let out = to_vec(&convolution_of_table(&x, &q, &table, &spec, &graph, &windows).unwrap());
+        let want = reference::forward(&spec, &graph, &to_vec(&x), &wide, &to_vec(&table), rows as usize);
+        assert!(relative_error(&out, &want) < 1e-13);
+        check_derivatives(
+            &[x.clone(), q, table],
+            |t| convolution_of_table(&t[0], &t[1], &t[2], &spec, &graph, &windows),
+            features.len() < 10,
+        );
+        let outside = Arc::new(Windows { first: vec![rows - 1; edges], rows: rows as usize });
+        let q = random.tensor(&[edges, spec.dim_edge + taps as usize], DType::F64);
+        let table = random.tensor(&[rows as usize, spec.weight_numel], DType::F64);
+        assert!(convolution_of_table(&x, &q, &table, &spec, &graph, &outside).unwrap_err().to_string().contains("do not fit a matrix"));
+    }
+}
+
 #[test]
 fn derivatives_and_second_derivatives() {
     let mut random = Random::new(2);

@@ -1,5 +1,6 @@
 //! What the architectures share.
 
+mod edges;
 mod linear;
 mod mlp;
 
@@ -9,6 +10,7 @@ use tesseral_ops::gate::{Activation, GateSpec, GatedBlock, ScaledActivation};
 use crate::error::{Result, config_error};
 use crate::nequip::GateActivations;
 
+pub(crate) use edges::{EdgeFeatures, EdgeRows, Geometry, RadialDomain, SplineEdges};
 pub use linear::{EquivariantLinear, LinearOptions};
 pub use mlp::{Mlp, MlpConfig, RadialNetwork};
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use tesseral_o3::{Irrep, Irreps, MulIrrep, TensorProductPaths};
+use tesseral_ops::autograd::Leaves;
 use tesseral_ops::gate::{GateSpec, gate};
-use tesseral_ops::tensor_product::{TensorProductSpec, convolution};
+use tesseral_ops::tensor_product::TensorProductSpec;
 
 use super::config::{ATTENTION_SCALARS, Interaction, LayerConfig, MaceConfig};
-use super::radial::EdgeFeatures;
 use crate::batch::Batch;
-use crate::blocks::{EquivariantLinear, LinearOptions, Mlp, RadialNetwork, gate_spec};
+use crate::blocks::{EdgeFeatures, EquivariantLinear, LinearOptions, Mlp, RadialNetwork, gate_spec};
 use crate::error::{Result, config_error};
 use crate::nequip::GateActivations;
 use crate::parameters::Parameters;
@@ -137,14 +137,19 @@ impl InteractionBlock {
         })
     }
 
+    /// Whether the radial network sees nothing but the distance, and nothing else does.
+    pub(super) fn radial_of_distance(&self) -> bool {
+        matches!(self.extra, Extra::None) && self.density.is_none()
+    }
+
     /// Features `[N, H_in]` → messages `[N, T]` and the skip connection `[N, H_out]`, if there is one.
     pub(super) fn forward(
         &self,
         batch: &Batch,
         features: &Tensor,
         species: &Tensor,
-        edges: &EdgeFeatures,
-        harmonics: &Tensor,
+        edges: &EdgeFeatures<'_>,
+        leaves: &Leaves,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let groups = &batch.groups;
         let graph = &batch.graph;
@@ -162,9 +167,7 @@ impl InteractionBlock {
                 Tensor::cat(&[&edges.basis, &graph.of_neighbors(&of_atoms(source)?)?, &graph.of_centers(&of_atoms(target)?)?], 1)?
             }
         };
-        let radial = self.radial.features(&inputs, edges.envelope.as_ref())?;
-        let q = Tensor::cat(&[harmonics, &radial], 1)?;
-        let message = convolution(&up, &q, &self.radial.matrix()?, &self.product, graph)?;
+        let message = edges.convolution(&up, (&self.radial, &inputs), &self.product, graph, leaves)?;
         let mut m = self.linear.forward(&message, groups, None)?;
         let density = match &self.density {
             None => None,

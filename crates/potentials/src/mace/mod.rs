@@ -9,13 +9,14 @@ mod readout;
 
 use candle_core::{DType, Tensor};
 use tesseral_atoms::Structure;
-use tesseral_ops::spherical_harmonics::spherical_harmonics;
+use tesseral_ops::autograd::Leaves;
 
 pub use config::{
     Basis, FieldConfig, FieldKind, Interaction, LayerConfig, MaceConfig, RadialConfig, ReadoutConfig, ReadoutKind, Transform,
 };
 
 use crate::batch::Batch;
+use crate::blocks::{Geometry, RadialDomain};
 use crate::error::Result;
 use crate::parameters::Parameters;
 use crate::validation::edge_degree;
@@ -77,17 +78,28 @@ impl Mace {
         self.fields.as_ref().map_or_else(|| Ok(Vec::new()), |f| f.values(structures))
     }
 
+    /// What is needed to interpolate radial functions; `None` if they depend on more than the distance, or the energy depends on distances otherwise.
+    pub(crate) fn radial_domain(&self) -> Option<RadialDomain> {
+        let plain = self.repulsion.is_none() && self.layers.iter().all(|(block, _)| block.radial_of_distance());
+        if plain { self.radial.domain(self.lmax) } else { None }
+    }
+
     /// As [`crate::Model::atomic_energies`].
-    ///
-    /// # Errors
-    /// Only if shapes do not fit.
-    pub fn atomic_energies(&self, batch: &Batch, vectors: &Tensor) -> Result<Tensor> {
-        let device = vectors.device();
+    pub(crate) fn atomic_energies(&self, batch: &Batch, geometry: Geometry<'_>, leaves: &Leaves) -> Result<Tensor> {
+        let device = self.embedding.device();
         let species = batch.species_tensor(device)?;
         let heads = batch.atom_heads();
-        let d = tesseral_ops::radial::distance(vectors)?;
-        let edges = self.radial.forward(batch, &d)?;
-        let harmonics = spherical_harmonics(vectors, self.lmax, true)?;
+        let mut interaction = Tensor::zeros(batch.num_atoms(), self.embedding.dtype(), device)?;
+        let edges = match geometry {
+            Geometry::Vectors(vectors) => {
+                let d = tesseral_ops::radial::distance(vectors)?;
+                if let Some(repulsion) = &self.repulsion {
+                    interaction = repulsion.forward(batch, &d)?;
+                }
+                self.radial.of_edges(batch, vectors, &d, self.lmax)?
+            }
+            Geometry::Splines(edges, rows) => self.radial.at_knots(edges, rows)?,
+        };
 
         let mut x = (self.embedding.index_select(&species, 0)? * (1.0 / (self.elements as f64).sqrt()))?;
         let mut of_fields = None;
@@ -95,13 +107,9 @@ impl Mace {
             x = (&x + fields.forward(batch, &x)?)?;
             of_fields = fields.energies(batch, &x)?;
         }
-        let mut interaction = match &self.repulsion {
-            Some(repulsion) => repulsion.forward(batch, &d)?,
-            None => Tensor::zeros(batch.num_atoms(), vectors.dtype(), device)?,
-        };
         for (t, (block, product)) in self.layers.iter().enumerate() {
-            let (messages, skip) = block.forward(batch, &x, &species, &edges, &harmonics)?;
-            x = product.forward(batch, &messages, skip.as_ref())?;
+            let (messages, skip) = block.forward(batch, &x, &species, &edges, leaves)?;
+            x = product.forward(batch, &messages, skip.as_ref(), leaves)?;
             for readout in self.readouts.iter().filter(|r| r.layer == t) {
                 interaction = (interaction + readout.forward(batch, &x, &heads)?)?;
             }

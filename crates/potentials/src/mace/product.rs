@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use tesseral_o3::{Irreps, Monomials};
+use tesseral_ops::autograd::Leaves;
 use tesseral_ops::symmetric_contraction::{SymmetricBasis, symmetric_contraction};
 
 use super::config::{LayerConfig, MaceConfig};
@@ -108,10 +109,10 @@ impl ProductBasis {
     }
 
     /// `[N, T]` → `[N, H_out]`.
-    pub(super) fn forward(&self, batch: &Batch, messages: &Tensor, skip: Option<&Tensor>) -> Result<Tensor> {
+    pub(super) fn forward(&self, batch: &Batch, messages: &Tensor, skip: Option<&Tensor>, leaves: &Leaves) -> Result<Tensor> {
         let (present, groups) =
             if self.by_element { (batch.present.as_slice(), &batch.present_groups) } else { (&[0u32][..], &batch.one_group) };
-        let coefficients = self.basis.coefficients(&self.weights, present)?;
+        let coefficients = leaves.leaf(self.basis.coefficients(&self.weights, present)?)?;
         let n = batch.num_atoms();
         let a = messages.reshape((n, self.components, self.channels))?;
         let b = symmetric_contraction(&a, &coefficients, self.basis.spec(), groups)?;

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use tesseral_ops::radial::{self, ScalarFunction, ZblConstants};
+use tesseral_ops::spherical_harmonics::spherical_harmonics;
 
 use super::config::{Basis, MaceConfig, Transform};
 use crate::batch::Batch;
+use crate::blocks::{EdgeFeatures, EdgeRows, RadialDomain, SplineEdges};
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
 use crate::validation;
@@ -26,14 +28,6 @@ pub(super) struct RadialFeatures {
     /// Parameters of the transform.
     constants: Vec<f64>,
     radii: Vec<f64>,
-}
-
-/// What an edge looks like to the networks.
-pub(super) struct EdgeFeatures {
-    /// `[E, basis]`, the envelope included if it belongs there.
-    pub(super) basis: Tensor,
-    /// `[E, 1]`, if it multiplies the outputs of networks instead.
-    pub(super) envelope: Option<Tensor>,
 }
 
 impl RadialFeatures {
@@ -66,7 +60,8 @@ impl RadialFeatures {
         })
     }
 
-    pub(super) fn forward(&self, batch: &Batch, d: &Tensor) -> Result<EdgeFeatures> {
+    /// Basis and envelope on every edge.
+    pub(super) fn of_edges(&self, batch: &Batch, vectors: &Tensor, d: &Tensor, lmax: usize) -> Result<EdgeFeatures<'static>> {
         let pair = |combine: fn(f64, f64) -> f64| -> Vec<f64> {
             let radius = |atom: &u32| self.radii[batch.species[*atom as usize] as usize];
             batch.graph.centers().iter().zip(batch.graph.neighbors()).map(|(i, j)| combine(radius(i), radius(j))).collect()
@@ -78,16 +73,35 @@ impl RadialFeatures {
             }
             Transform::Soft => radial::soft_transform(d, &pair(|u, v| u + v), self.constants[0])?,
         };
+        let envelope = radial::scalar_function(d, &Arc::new(self.envelope()))?.unsqueeze(1)?;
+        self.features(&t, envelope, EdgeRows::Harmonics(spherical_harmonics(vectors, lmax, true)?))
+    }
+
+    /// Basis and envelope at knots.
+    pub(super) fn at_knots<'a>(&self, edges: &'a SplineEdges, rows: &'a Tensor) -> Result<EdgeFeatures<'a>> {
+        self.features(&edges.knots, edges.envelope.clone(), EdgeRows::Splines(edges, rows))
+    }
+
+    fn envelope(&self) -> ScalarFunction {
+        ScalarFunction::PolynomialEnvelope { p: self.envelope_p, cutoff: self.cutoff }
+    }
+
+    /// What is needed to interpolate; `None` if radial functions depend on more than the distance.
+    pub(super) fn domain(&self, lmax: usize) -> Option<RadialDomain> {
+        let plain = self.transform == Transform::None;
+        plain.then(|| RadialDomain { envelope: self.envelope(), cutoff: self.cutoff, stretch: None, lmax, normalize: true })
+    }
+
+    fn features<'a>(&self, t: &Tensor, envelope: Tensor, rows: EdgeRows<'a>) -> Result<EdgeFeatures<'a>> {
         let basis = match (self.basis, &self.table) {
-            (Basis::Bessel, Some(frequencies)) => radial::bessel(&t, frequencies, self.prefactor)?,
-            (Basis::Gaussian, Some(centers)) => radial::gaussian(&t, centers, self.cutoff / (self.size - 1) as f64)?,
-            _ => radial::chebyshev(&t, self.size)?,
+            (Basis::Bessel, Some(frequencies)) => radial::bessel(t, frequencies, self.prefactor)?,
+            (Basis::Gaussian, Some(centers)) => radial::gaussian(t, centers, self.cutoff / (self.size - 1) as f64)?,
+            _ => radial::chebyshev(t, self.size)?,
         };
-        let envelope = radial::polynomial_envelope(d, self.envelope_p, self.cutoff)?.unsqueeze(1)?;
         Ok(if self.envelope_on_basis {
-            EdgeFeatures { basis: basis.broadcast_mul(&envelope)?, envelope: None }
+            EdgeFeatures { basis: basis.broadcast_mul(&envelope)?, envelope: None, rows }
         } else {
-            EdgeFeatures { basis, envelope: Some(envelope) }
+            EdgeFeatures { basis, envelope: Some(envelope), rows }
         })
     }
 }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use tesseral_o3::TensorProductPaths;
+use tesseral_ops::autograd::Leaves;
 use tesseral_ops::gate::{GateSpec, ScaledActivation, activate, gate};
 use tesseral_ops::radial::{self, ScalarFunction, ZblConstants};
 use tesseral_ops::spherical_harmonics::spherical_harmonics;
-use tesseral_ops::tensor_product::{TensorProductSpec, convolution};
+use tesseral_ops::tensor_product::TensorProductSpec;
 
 pub use config::{Envelope, GateActivations, NequipConfig, NequipLayerConfig, ReadoutLayer, SelfConnection, ZblConfig};
 
 use crate::batch::Batch;
-use crate::blocks::{EquivariantLinear, LinearOptions, RadialNetwork, activation, gate_spec};
+use crate::blocks::{
+    EdgeFeatures, EdgeRows, EquivariantLinear, Geometry, LinearOptions, RadialDomain, RadialNetwork, activation, gate_spec,
+};
 use crate::error::{Result, config_error};
 use crate::parameters::Parameters;
 use crate::validation::edge_degree;
@@ -109,32 +112,60 @@ impl Nequip {
         })
     }
 
-    /// As [`crate::Model::atomic_energies`].
-    ///
-    /// # Errors
-    /// Only if shapes do not fit.
-    pub fn atomic_energies(&self, batch: &Batch, vectors: &Tensor) -> Result<Tensor> {
-        let config = &self.config;
-        let species = batch.species_tensor(vectors.device())?;
-        let heads = batch.atom_heads();
-        let modality = if config.modalities.is_empty() { None } else { Some(Tensor::from_slice(&heads, heads.len(), vectors.device())?) };
+    /// What is needed to interpolate radial functions for a batch; `None` if the energy depends on distances otherwise.
+    pub(crate) fn radial_domain(&self, batch: &Batch) -> Option<RadialDomain> {
+        if self.config.zbl.is_some() {
+            return None;
+        }
+        let stretch = self.pair_cutoffs.is_some().then(|| self.stretch(&self.edge_cutoffs(batch)));
+        let (envelope, cutoff) = (self.envelope(), self.config.cutoff);
+        Some(RadialDomain { envelope, cutoff, stretch, lmax: self.lmax, normalize: self.config.normalize_harmonics })
+    }
 
-        let d = radial::distance(vectors)?;
-        let per_edge = self.pair_cutoffs.is_some() || config.zbl.is_some();
-        let edge_cutoffs = if per_edge { self.edge_cutoffs(batch) } else { Vec::new() };
-        let stretched = match &self.pair_cutoffs {
-            None => d.clone(),
-            Some(_) => {
-                let factors: Vec<f64> = edge_cutoffs.iter().map(|c| config.cutoff / c).collect();
-                (&d * Tensor::from_vec(factors, d.dims(), d.device())?.to_dtype(d.dtype())?)?
+    fn envelope(&self) -> ScalarFunction {
+        let cutoff = self.config.cutoff;
+        match self.config.envelope {
+            Envelope::Polynomial { p } => ScalarFunction::PolynomialEnvelope { p, cutoff },
+            Envelope::Xplor { onset } => ScalarFunction::XplorEnvelope { onset, cutoff },
+        }
+    }
+
+    /// What distances are multiplied with where pairs have cutoffs (Å) of their own.
+    fn stretch(&self, cutoffs: &[f64]) -> Vec<f64> {
+        cutoffs.iter().map(|c| self.config.cutoff / c).collect()
+    }
+
+    fn features<'a>(&self, d: &Tensor, envelope: &Tensor, rows: EdgeRows<'a>) -> Result<EdgeFeatures<'a>> {
+        let basis = radial::bessel(d, &self.frequencies, self.config.basis_prefactor)?.broadcast_mul(envelope)?;
+        Ok(EdgeFeatures { basis, envelope: None, rows })
+    }
+
+    /// As [`crate::Model::atomic_energies`].
+    pub(crate) fn atomic_energies(&self, batch: &Batch, geometry: Geometry<'_>, leaves: &Leaves) -> Result<Tensor> {
+        let config = &self.config;
+        let device = self.embedding.device();
+        let species = batch.species_tensor(device)?;
+        let heads = batch.atom_heads();
+        let modality = if config.modalities.is_empty() { None } else { Some(Tensor::from_slice(&heads, heads.len(), device)?) };
+        let mut repulsion = None;
+        let edges = match geometry {
+            Geometry::Vectors(vectors) => {
+                let d = radial::distance(vectors)?;
+                let per_edge = self.pair_cutoffs.is_some() || config.zbl.is_some();
+                let edge_cutoffs = if per_edge { self.edge_cutoffs(batch) } else { Vec::new() };
+                if let Some(zbl) = &config.zbl {
+                    repulsion = Some(self.repulsion(batch, &d, &edge_cutoffs, zbl)?);
+                }
+                let stretched = match &self.pair_cutoffs {
+                    None => d,
+                    Some(_) => (&d * Tensor::from_vec(self.stretch(&edge_cutoffs), d.dims(), d.device())?.to_dtype(d.dtype())?)?,
+                };
+                let envelope = radial::scalar_function(&stretched, &Arc::new(self.envelope()))?.unsqueeze(1)?;
+                let harmonics = spherical_harmonics(vectors, self.lmax, config.normalize_harmonics)?;
+                self.features(&stretched, &envelope, EdgeRows::Harmonics(harmonics))?
             }
+            Geometry::Splines(edges, rows) => self.features(&edges.knots, &edges.envelope, EdgeRows::Splines(edges, rows))?,
         };
-        let envelope = match config.envelope {
-            Envelope::Polynomial { p } => radial::polynomial_envelope(&stretched, p, config.cutoff)?,
-            Envelope::Xplor { onset } => radial::xplor_envelope(&stretched, onset, config.cutoff)?,
-        };
-        let basis = radial::bessel(&stretched, &self.frequencies, config.basis_prefactor)?.broadcast_mul(&envelope.unsqueeze(1)?)?;
-        let harmonics = spherical_harmonics(vectors, self.lmax, config.normalize_harmonics)?;
 
         let mut x = (self.embedding.index_select(&species, 0)? * config.embedding_scale)?;
         if let (Some(modal), Some(modality)) = (&self.embedding_modal, &modality) {
@@ -144,7 +175,7 @@ impl Nequip {
             x = x.broadcast_add(bias)?;
         }
         for layer in &self.layers {
-            x = layer.forward(batch, &x, &species, &basis, &harmonics, modality.as_ref())?;
+            x = layer.forward(batch, &x, &species, &edges, modality.as_ref(), leaves)?;
         }
         if self.scalars.1 != x.dim(1)? {
             x = x.narrow(1, self.scalars.0, self.scalars.1)?.contiguous()?;
@@ -168,11 +199,11 @@ impl Nequip {
             .zip(&heads)
             .map(|(s, h)| if config.modalities.is_empty() { *s } else { h * config.elements.len() as u32 + s })
             .collect();
-        let row = Tensor::from_slice(&row, row.len(), vectors.device())?;
+        let row = Tensor::from_slice(&row, row.len(), device)?;
         let of_atom = |table: &Tensor| table.flatten_all()?.index_select(&row, 0);
         let mut energies = ((x.squeeze(1)?.to_dtype(DType::F64)? * of_atom(&self.scale)?)? + of_atom(&self.shift)?)?;
-        if let Some(zbl) = &config.zbl {
-            energies = (energies + self.repulsion(batch, &d, &edge_cutoffs, zbl)?.to_dtype(DType::F64)?)?;
+        if let Some(repulsion) = repulsion {
+            energies = (energies + repulsion.to_dtype(DType::F64)?)?;
         }
         Ok(energies)
     }
@@ -253,9 +284,9 @@ impl Layer {
         batch: &Batch,
         x: &Tensor,
         species: &Tensor,
-        basis: &Tensor,
-        harmonics: &Tensor,
+        edges: &EdgeFeatures<'_>,
         modality: Option<&Tensor>,
+        leaves: &Leaves,
     ) -> Result<Tensor> {
         let mut h = self.linear_1.forward(x, &batch.groups, modality)?;
         // Dividing the sender's features or the sum is the same; by element only the first is possible.
@@ -263,8 +294,7 @@ impl Layer {
             1 => h.broadcast_div(&self.denominator)?,
             _ => h.broadcast_div(&self.denominator.index_select(species, 0)?.unsqueeze(1)?)?,
         };
-        let edges = Tensor::cat(&[harmonics, &self.radial.features(basis, None)?], 1)?;
-        let message = convolution(&h, &edges, &self.radial.matrix()?, &self.product, &batch.graph)?;
+        let message = edges.convolution(&h, (&self.radial, &edges.basis), &self.product, &batch.graph, leaves)?;
         let mut y = self.linear_2.forward(&message, &batch.groups, modality)?;
         if let Some(self_connection) = &self.self_connection {
             y = (y + self_connection.forward(x, &batch.groups, None)?)?;
