@@ -1,6 +1,6 @@
 """Seconds per training step and peak memory of Tesseral beside mace_run_train: the same model, data, batch and precision, in one run.
 
-    python train.py --data TRAIN.xyz --batch 5 [--channels 64] [--steps 40] [--threads 2] [--rounds 2] [--dtype float32] [--out FOLDER]
+    python train.py --data TRAIN.xyz [--frames 60] [--atoms 64] [--batch 5] [--channels 64] [--epochs 2] [--threads 2] [--rounds 2] [--out FOLDER]
 
 DATA is extended XYZ with `energy` and `forces`. Both are started as whole programs, in turn.
 """
@@ -23,14 +23,16 @@ ROOT = Path(__file__).resolve().parents[2]
 RADIUS = 5.0
 
 
-def frames(path: str, count: int, folder: Path) -> Path:
-    """The first frames, under the keys that mace_run_train reads by default."""
-    chosen = read(path, f":{count}")
-    for atoms in chosen:
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
-        atoms.calc = None
-        atoms.info = {"REF_energy": float(energy)}
-        atoms.arrays["REF_forces"] = forces
+def frames(path: str, count: int, atoms: int | None, folder: Path) -> Path:
+    """The first frames (of this many atoms), under the keys that mace_run_train reads by default."""
+    chosen = [frame for frame in read(path, ":") if atoms is None or len(frame) == atoms][:count]
+    if len(chosen) < 2:
+        sys.exit(f"{path} has {len(chosen)} frames of {atoms} atoms")
+    for frame in chosen:
+        energy, forces = frame.get_potential_energy(), frame.get_forces()
+        frame.calc = None
+        frame.info = {"REF_energy": float(energy)}
+        frame.arrays["REF_forces"] = forces
     target = folder / "train.xyz"
     write(target, chosen, format="extxyz")
     return target
@@ -112,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--atoms", type=int, help="take frames of this many atoms only")
     parser.add_argument("--batch", type=int, default=5)
     parser.add_argument("--channels", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=2)
@@ -122,7 +125,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        data = frames(options.data, options.frames, folder)
+        data = frames(options.data, options.frames, options.atoms, folder)
         found: dict[str, list[dict]] = {"tesseral": [], "mace_run_train": []}
         for _ in range(options.rounds):
             found["tesseral"].append(tesseral(data, options, folder))

@@ -219,3 +219,45 @@ impl CustomOp1 for Seed {
 pub(crate) fn no_third_derivative(op: &'static str) -> candle_core::Error {
     candle_core::Error::Msg(format!("{op} is a second derivative already: third derivatives are not available")).bt()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::linear::{LinearSpec, linear};
+    use crate::testing::{Random, relative_error, to_vec};
+
+    /// A loss on values and on derivatives by positions of features times computed weights.
+    #[test]
+    fn gradients_through_leaves_are_those_without() {
+        assert!(second_derivatives_enabled().unwrap(), "tests run with second derivatives on");
+        let mut random = Random::new(4);
+        let w = Var::from_tensor(&random.tensor(&[1, 6], DType::F64)).unwrap();
+        let x = Var::from_tensor(&random.tensor(&[5, 3], DType::F64)).unwrap();
+        let spec = Arc::new(LinearSpec::dense(3, 2, 0.7));
+        let gradient = |split: bool| {
+            let leaves = Leaves::default();
+            let computed = w.sqr().unwrap();
+            let weights = if split { leaves.leaf(computed).unwrap() } else { computed };
+            assert_eq!(weights.is_variable(), split);
+            let y = linear(&x, &weights, &spec, None).unwrap().sqr().unwrap();
+            let forces = differentiable_gradient(&y.sum_all().unwrap(), &x, "value").unwrap();
+            let loss = (y.sum_all().unwrap() + forces.sqr().unwrap().sum_all().unwrap()).unwrap();
+            let store = weight_gradients(&loss, &leaves).unwrap();
+            to_vec(store.get(&w).unwrap())
+        };
+        let (with, without) = (gradient(true), gradient(false));
+        assert!(relative_error(&with, &without) < 1e-14 && without.iter().any(|g| g.abs() > 0.1), "{with:?} {without:?}");
+    }
+
+    #[test]
+    fn a_variable_is_its_own_leaf() {
+        let w = Var::new(2f64, &Device::Cpu).unwrap();
+        let leaves = Leaves::default();
+        assert_eq!(leaves.leaf(w.as_tensor().clone()).unwrap().id(), w.id());
+        let constant = Tensor::new(1f64, &Device::Cpu).unwrap();
+        assert_eq!(leaves.leaf(constant.clone()).unwrap().id(), constant.id());
+        assert!(leaves.0.borrow().is_empty());
+    }
+}

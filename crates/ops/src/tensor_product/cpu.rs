@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::edges::{Inputs, Tile};
+use super::edges::{Inputs, Tile, TileFeatures};
 use super::plan::{LANES, Plan, PlannedPath, counts, fma, fma2, lanes, lanes_mut, reduce, with_components};
 use crate::graph::Graph;
 use crate::real::Real;
@@ -224,22 +224,22 @@ pub(super) fn forward<T: Real>(inputs: &Inputs<'_, T>, w: &[T]) -> Vec<T> {
 
 /// Least edges of a parallel task, and most atoms.
 const TASK: usize = 64;
-pub(super) const ATOMS: usize = 64;
+const ATOMS: usize = 64;
 
 /// The first `count` of what is left.
-pub(super) fn take<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
+fn take<'a, T>(rest: &mut &'a mut [T], count: usize) -> &'a mut [T] {
     let (mine, others) = std::mem::take(rest).split_at_mut(count);
     *rest = others;
     mine
 }
 
 /// The edges of a range of atoms in tiles.
-pub(super) fn tiles(graph: &Graph, atoms: &Range<usize>, tile: usize, reversed: bool) -> impl Iterator<Item = Tile> {
+pub(super) fn tiles(graph: &Graph, atoms: &Range<usize>, tile: usize, reversed: bool) -> impl Iterator<Item = Tile> + use<> {
     let edges = edges_of(graph, atoms);
     edges.clone().step_by(tile).map(move |first| Tile { first, count: tile.min(edges.end - first), reversed })
 }
 
-pub(super) fn edges_of(graph: &Graph, atoms: &Range<usize>) -> Range<usize> {
+fn edges_of(graph: &Graph, atoms: &Range<usize>) -> Range<usize> {
     graph.segments().offsets()[atoms.start]..graph.segments().offsets()[atoms.end]
 }
 
@@ -251,35 +251,89 @@ pub(super) struct Needs {
     pub(super) w: bool,
 }
 
-/// Atoms of the tasks of an adjoint. Each task that sums a derivative of the matrix has a copy of its own, so that there are few of them.
-pub(super) fn adjoint_tasks<T: Real>(inputs: &Inputs<'_, T>, by_matrix: bool) -> Vec<Range<usize>> {
-    let (graph, edges) = (inputs.graph, inputs.graph.num_edges());
-    if by_matrix {
-        let most = if inputs.windows.is_some() { (edges / 512).clamp(1, 16) } else { 16 };
-        return Plan::<T>::tasks(graph, edges.div_ceil(most).max(inputs.tile()), usize::MAX);
+/// The derivatives that are asked for, one after another in one piece of memory.
+pub(super) struct Derivatives<T> {
+    lengths: [usize; 3],
+    /// Numbers in a row of features.
+    row: usize,
+    flat: Vec<T>,
+    /// Rows of edges in the place of their reverses.
+    reversed: Vec<T>,
+}
+
+/// Atoms that a task owns: their rows, and those of the edges that gather from them.
+pub(super) struct Task<'a, T> {
+    pub(super) atoms: Range<usize>,
+    first_edge: usize,
+    /// Empty if not asked for.
+    pub(super) dx: &'a mut [T],
+    dq: &'a mut [T],
+}
+
+impl<T: Real> Derivatives<T> {
+    /// Zeros; `row` numbers in a row of features.
+    pub(super) fn new(inputs: &Inputs<'_, T>, needs: Needs, row: usize) -> Self {
+        let lengths = [
+            if needs.x { inputs.graph.num_atoms() * row } else { 0 },
+            if needs.q { inputs.graph.num_edges() * inputs.width() } else { 0 },
+            if needs.w { inputs.matrix_rows() * inputs.plan.weight_numel } else { 0 },
+        ];
+        Self { lengths, row, flat: vec![T::zero(); lengths.iter().sum()], reversed: vec![T::zero(); lengths[1]] }
     }
-    Plan::<T>::tasks(graph, TASK.max(inputs.tile()), ATOMS)
-}
 
-/// Sums the parts of a derivative by the matrix in order, columns in parallel.
-pub(super) fn sum_parts<T: Real>(parts: &[Vec<T>], total: &mut [T]) {
-    const CHUNK: usize = 1 << 14;
-    total.par_chunks_mut(CHUNK).enumerate().for_each(|(c, total)| {
-        for part in parts {
-            for (a, &b) in total.iter_mut().zip(&part[c * CHUNK..]) {
-                *a += b;
-            }
+    /// Each task that sums a derivative of the matrix has a copy of its own, so that there are few of them then.
+    pub(super) fn tasks(&mut self, inputs: &Inputs<'_, T>) -> Vec<Task<'_, T>> {
+        let (graph, edges) = (inputs.graph, inputs.graph.num_edges());
+        let ranges = if self.lengths[2] > 0 {
+            let most = if inputs.windows.is_some() { (edges / 512).clamp(1, 16) } else { 16 };
+            Plan::<T>::tasks(graph, edges.div_ceil(most).max(inputs.tile()), usize::MAX)
+        } else {
+            Plan::<T>::tasks(graph, TASK.max(inputs.tile()), ATOMS)
+        };
+        let (row, width) = (if self.lengths[0] > 0 { self.row } else { 0 }, if self.lengths[1] > 0 { inputs.width() } else { 0 });
+        let (mut rest_x, mut rest_q) = (&mut self.flat[..self.lengths[0]], self.reversed.as_mut_slice());
+        let task = |atoms: Range<usize>| {
+            let edges = edges_of(graph, &atoms);
+            let (dx, dq) = (take(&mut rest_x, atoms.len() * row), take(&mut rest_q, edges.len() * width));
+            Task { atoms, first_edge: edges.start, dx, dq }
+        };
+        ranges.into_iter().map(task).collect()
+    }
+
+    /// Numbers by features, by edges, by matrix; 0 for what is not asked for.
+    pub(super) fn lengths(&self) -> [usize; 3] {
+        self.lengths
+    }
+
+    /// Puts rows of edges where they belong, and adds up the parts of the matrix in order.
+    pub(super) fn finish(mut self, inputs: &Inputs<'_, T>, parts: &[Vec<T>]) -> Vec<T> {
+        const CHUNK: usize = 1 << 14;
+        let (dq, dw) = self.flat[self.lengths[0]..].split_at_mut(self.lengths[1]);
+        let (width, reversed) = (inputs.width(), &self.reversed);
+        if width > 0 && !dq.is_empty() {
+            let rows = dq.par_chunks_mut(width).with_min_len(256).zip(inputs.graph.reverse());
+            rows.for_each(|(row, &e)| row.copy_from_slice(&reversed[e as usize * width..][..width]));
         }
-    });
+        dw.par_chunks_mut(CHUNK).enumerate().for_each(|(c, total)| {
+            for part in parts {
+                for (a, &b) in total.iter_mut().zip(&part[c * CHUNK..]) {
+                    *a += b;
+                }
+            }
+        });
+        self.flat
+    }
 }
 
-/// Rows of edges from those of their reverses.
-pub(super) fn unreversed<T: Real>(graph: &Graph, reversed: &[T], rows: &mut [T], width: usize) {
-    if width > 0 {
-        rows.par_chunks_mut(width)
-            .with_min_len(256)
-            .zip(graph.reverse())
-            .for_each(|(row, &e)| row.copy_from_slice(&reversed[e as usize * width..][..width]));
+impl<T: Real> Task<'_, T> {
+    /// Stores the derivatives by harmonics, and those by radial features that follow from derivatives `dr` by radial weights.
+    pub(super) fn store_edges(&mut self, inputs: &Inputs<'_, T>, tile: Tile, features: &TileFeatures<T>, w: &[T], dy: &[T], dr: &[T]) {
+        let (width, dim_edge) = (inputs.width(), inputs.plan.dim_edge);
+        let dq = &mut self.dq[(tile.first - self.first_edge) * width..];
+        for (row, dy) in dq.chunks_mut(width).zip(dy.chunks_exact(dim_edge)).take(tile.count) {
+            row[..dim_edge].copy_from_slice(dy);
+        }
+        inputs.features_adjoint(tile.count, features, w, dr, (&mut dq[dim_edge..], width));
     }
 }
 
@@ -289,64 +343,32 @@ pub(super) fn unreversed<T: Real>(graph: &Graph, reversed: &[T], rows: &mut [T],
 /// `g` is `[N, dim_out]`, rows `g_stride` apart. Each atom owns the edges that gather from it, seen as the reverses of its own.
 pub(super) fn adjoint<T: Real>(inputs: &Inputs<'_, T>, g: &[T], g_stride: usize, w: &[T], needs: Needs) -> Vec<T> {
     let Inputs { plan, graph, .. } = *inputs;
-    let (dim_in, numel, width) = (plan.dim_in, plan.weight_numel, inputs.width());
-    let lengths = [
-        if needs.x { graph.num_atoms() * dim_in } else { 0 },
-        if needs.q { graph.num_edges() * width } else { 0 },
-        if needs.w { inputs.matrix_rows() * numel } else { 0 },
-    ];
-    let mut out = vec![T::zero(); lengths.iter().sum()];
-    let (dx, rest) = out.split_at_mut(lengths[0]);
-    let (dq, dw) = rest.split_at_mut(lengths[1]);
-    let mut reversed = vec![T::zero(); lengths[1]];
-    let mut jobs = Vec::new();
-    let (mut rest_x, mut rest_q) = (dx, reversed.as_mut_slice());
-    for atoms in adjoint_tasks(inputs, needs.w) {
-        let edges = edges_of(graph, &atoms).len();
-        let dx = take(&mut rest_x, if needs.x { atoms.len() * dim_in } else { 0 });
-        jobs.push((atoms, dx, take(&mut rest_q, if needs.q { edges * width } else { 0 })));
-    }
-    let by_matrix: Vec<Vec<T>> = jobs
+    let (numel, rows) = (plan.weight_numel, inputs.tile());
+    let mut out = Derivatives::new(inputs, needs, plan.dim_in);
+    let lengths = out.lengths();
+    let by_matrix: Vec<Vec<T>> = out
+        .tasks(inputs)
         .into_par_iter()
-        .map(|(atoms, dx, dq)| {
-            let rows = inputs.tile();
+        .map(|mut task| {
             let mut features = inputs.tile_features();
             let (mut r, mut dr) = (vec![T::zero(); rows * numel], vec![T::zero(); rows * numel]);
             let mut dy = vec![T::zero(); if needs.q { rows * plan.dim_edge } else { 0 }];
             let (mut t, mut dt) = (vec![T::zero(); plan.entries.len()], vec![T::zero(); plan.entries.len()]);
             let mut dw = vec![T::zero(); lengths[2]];
-            let begin = edges_of(graph, &atoms).start;
-            for tile in tiles(graph, &atoms, rows, true) {
+            for tile in tiles(graph, &task.atoms, rows, true) {
                 inputs.gather(tile, 0, &mut features);
                 inputs.radial_weights(tile.count, &features, w, &mut r);
-                dispatch(TileAdjoint {
-                    inputs,
-                    g,
-                    g_stride,
-                    tile,
-                    r: &r,
-                    dr: &mut dr,
-                    t: &mut t,
-                    dt: &mut dt,
-                    first_atom: atoms.start,
-                    dx: &mut *dx,
-                    dy: &mut dy,
-                });
+                let (r, dr, t, dt, dy, first_atom) = (&r, &mut dr, &mut t, &mut dt, &mut dy, task.atoms.start);
+                dispatch(TileAdjoint { inputs, g, g_stride, tile, r, dr, t, dt, first_atom, dx: &mut *task.dx, dy });
                 if needs.q {
-                    let dq = &mut dq[(tile.first - begin) * width..];
-                    for (row, dy) in dq.chunks_mut(width).zip(dy.chunks_exact(plan.dim_edge)).take(tile.count) {
-                        row[..plan.dim_edge].copy_from_slice(dy);
-                    }
-                    inputs.features_adjoint(tile.count, &features, w, &dr, (&mut dq[plan.dim_edge..], width));
+                    task.store_edges(inputs, tile, &features, w, dy, dr);
                 }
                 if needs.w {
-                    inputs.matrix_adjoint(tile.count, &features, &dr, &mut dw);
+                    inputs.matrix_adjoint(tile.count, &features, dr, &mut dw);
                 }
             }
             dw
         })
         .collect();
-    unreversed(graph, &reversed, dq, width);
-    sum_parts(&by_matrix, dw);
-    out
+    out.finish(inputs, &by_matrix)
 }

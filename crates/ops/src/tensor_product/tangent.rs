@@ -8,8 +8,8 @@
 
 use rayon::prelude::*;
 
-use super::cpu::{Needs, adjoint_tasks, edges_of, sum_parts, take, tiles, unreversed};
-use super::edges::{Inputs, Tile};
+use super::cpu::{Derivatives, Needs, tiles};
+use super::edges::{Inputs, Tile, TileFeatures};
 use super::plan::{LANES, PlannedPath, counts, fma, fma2, lanes, lanes_mut, reduce, with_components};
 use crate::real::Real;
 use crate::simd::{Fma, Kernel, dispatch};
@@ -252,56 +252,32 @@ impl<T: Real> Kernel for TileAdjoint<'_, '_, T> {
 /// Rows of atoms are `[x | g | x']`, those of edges `[Y | H | Y' | H']`.
 pub(super) fn adjoint_tangent<T: Real>(inputs: &Inputs<'_, T>, w: &[T], needs: Needs) -> Vec<T> {
     let Inputs { plan, graph, .. } = *inputs;
-    let (stride, numel, width) = (plan.dim_in + plan.dim_out, plan.weight_numel, inputs.width());
-    let lengths = [
-        if needs.x { graph.num_atoms() * stride } else { 0 },
-        if needs.q { graph.num_edges() * width } else { 0 },
-        if needs.w { inputs.matrix_rows() * numel } else { 0 },
-    ];
-    let mut out = vec![T::zero(); lengths.iter().sum()];
-    let (dx, rest) = out.split_at_mut(lengths[0]);
-    let (dq, dw) = rest.split_at_mut(lengths[1]);
-    let mut reversed = vec![T::zero(); lengths[1]];
-    let mut jobs = Vec::new();
-    let (mut rest_x, mut rest_q) = (dx, reversed.as_mut_slice());
-    for atoms in adjoint_tasks(inputs, needs.w) {
-        let edges = edges_of(graph, &atoms).len();
-        let dx = take(&mut rest_x, if needs.x { atoms.len() * stride } else { 0 });
-        jobs.push((atoms, dx, take(&mut rest_q, if needs.q { edges * width } else { 0 })));
-    }
-    let by_matrix: Vec<Vec<T>> = jobs
+    let (numel, rows) = (plan.weight_numel, inputs.tile());
+    let mut out = Derivatives::new(inputs, needs, plan.dim_in + plan.dim_out);
+    let lengths = out.lengths();
+    let by_matrix: Vec<Vec<T>> = out
+        .tasks(inputs)
         .into_par_iter()
-        .map(|(atoms, dx, dq)| {
-            let rows = inputs.tile();
+        .map(|mut task| {
             let (mut features, mut along) = (inputs.tile_features(), inputs.tile_features());
             let two = |n: usize| [vec![T::zero(); n], vec![T::zero(); n]];
             let (mut r, mut dr, mut t) = (two(rows * numel), two(rows * numel), two(plan.entries.len()));
             let mut dy = vec![T::zero(); if needs.q { rows * plan.dim_edge } else { 0 }];
             let mut dt = vec![T::zero(); plan.entries.len()];
             let mut dw = vec![T::zero(); lengths[2]];
-            let begin = edges_of(graph, &atoms).start;
-            for tile in tiles(graph, &atoms, rows, true) {
-                inputs.gather(tile, 0, &mut features);
-                inputs.gather(tile, width, &mut along);
-                inputs.radial_weights(tile.count, &features, w, &mut r[0]);
-                inputs.radial_weights(tile.count, &along, w, &mut r[1]);
-                dispatch(TileAdjoint {
-                    rows: Rows { inputs },
-                    tile,
-                    r: &r,
-                    dr: &mut dr,
-                    t: &mut t,
-                    dt: &mut dt,
-                    first_atom: atoms.start,
-                    dx: &mut *dx,
-                    dy: &mut dy,
-                });
+            let first_atom = task.atoms.start;
+            let weights = |tile: Tile, features: &mut TileFeatures<T>, along: &mut TileFeatures<T>, r: &mut [Vec<T>; 2]| {
+                inputs.gather(tile, 0, features);
+                inputs.gather(tile, inputs.width(), along);
+                inputs.radial_weights(tile.count, features, w, &mut r[0]);
+                inputs.radial_weights(tile.count, along, w, &mut r[1]);
+            };
+            for tile in tiles(graph, &task.atoms, rows, true) {
+                weights(tile, &mut features, &mut along, &mut r);
+                let (r, dr, t, dt, dy) = (&r, &mut dr, &mut t, &mut dt, &mut dy);
+                dispatch(TileAdjoint { rows: Rows { inputs }, tile, r, dr, t, dt, first_atom, dx: &mut *task.dx, dy });
                 if needs.q {
-                    let dq = &mut dq[(tile.first - begin) * width..];
-                    for (row, dy) in dq.chunks_mut(width).zip(dy.chunks_exact(plan.dim_edge)).take(tile.count) {
-                        row[..plan.dim_edge].copy_from_slice(dy);
-                    }
-                    inputs.features_adjoint(tile.count, &features, w, &dr[0], (&mut dq[plan.dim_edge..], width));
+                    task.store_edges(inputs, tile, &features, w, dy, &dr[0]);
                 }
                 if needs.w {
                     inputs.matrix_adjoint(tile.count, &features, &dr[0], &mut dw);
@@ -309,18 +285,13 @@ pub(super) fn adjoint_tangent<T: Real>(inputs: &Inputs<'_, T>, w: &[T], needs: N
                 }
             }
             if needs.x {
-                for tile in tiles(graph, &atoms, rows, false) {
-                    inputs.gather(tile, 0, &mut features);
-                    inputs.gather(tile, width, &mut along);
-                    inputs.radial_weights(tile.count, &features, w, &mut r[0]);
-                    inputs.radial_weights(tile.count, &along, w, &mut r[1]);
-                    dispatch(TileForward { rows: Rows { inputs }, tile, r: &r, t: &mut t, first_atom: atoms.start, out: &mut *dx });
+                for tile in tiles(graph, &task.atoms, rows, false) {
+                    weights(tile, &mut features, &mut along, &mut r);
+                    dispatch(TileForward { rows: Rows { inputs }, tile, r: &r, t: &mut t, first_atom, out: &mut *task.dx });
                 }
             }
             dw
         })
         .collect();
-    unreversed(graph, &reversed, dq, width);
-    sum_parts(&by_matrix, dw);
-    out
+    out.finish(inputs, &by_matrix)
 }
