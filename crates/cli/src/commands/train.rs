@@ -87,6 +87,8 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
     let known = args.model.as_deref().map(|model| settings::artifact(Some(model))).transpose()?;
     let dataset = Dataset::load(&data, &[])?;
     let mut subject = Subject::new(&*dataset.train);
+    let isolated = dataset.isolated.energies(None);
+    subject.e0s = (!isolated.is_empty()).then_some(&isolated);
     subject.valid = Some(&*dataset.valid);
     subject.elements = known.as_ref().map(|artifact| artifact.header().elements());
     subject.keys = Some(&dataset.keys);

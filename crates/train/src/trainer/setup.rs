@@ -220,6 +220,8 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
     if !resume {
         let mut subject = Subject::new(&*data.train);
+        let isolated = data.isolated.energies(None);
+        subject.e0s = (!isolated.is_empty()).then_some(&isolated);
         subject.valid = Some(&*data.valid);
         subject.elements = known.as_deref();
         subject.keys = Some(&data.keys);
