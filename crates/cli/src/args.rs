@@ -256,8 +256,8 @@ pub(crate) struct BenchArgs {
 
 const TRAIN_HELP: &str = "\
 The configuration is TOML; `tesseral train --init` prints one with every key, its default and unit. Keys can be given on the command line as well: \
-`tesseral train train.toml training.seed=7`. The data are checked first, as by `tesseral doctor`. Ctrl-C finishes the step, saves the state and ends; \
---resume goes on from there, bit for bit.";
+`tesseral train train.toml training.seed=7`. The data are checked first, as by `tesseral doctor`. Ctrl-C finishes the step, or leaves a validation, \
+saves the state and ends; --resume goes on from there, bit for bit.";
 
 #[derive(Debug, Args)]
 pub(crate) struct TrainArgs {

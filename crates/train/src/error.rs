@@ -14,6 +14,7 @@ use crate::log::LogError;
 use crate::optimizer::{OptimizerError, StateError};
 use crate::schedule::ScheduleError;
 use crate::statistics::StatisticsError;
+use crate::stop::Stopped;
 
 /// Why a training did not begin, or ended early.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +135,9 @@ pub enum TrainError {
         /// What can be done about it.
         hint: &'static str,
     },
+    /// It was asked to stop. [`crate::trainer::train`] makes an [`crate::trainer::Ending`] of it.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
     /// An option that is not there yet for what was asked.
     #[error("{what}")]
     Unsupported {
@@ -143,6 +147,14 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// Whether nothing is wrong but that it was asked to stop.
+    pub fn is_stop(&self) -> bool {
+        matches!(
+            self,
+            Self::Stopped(_) | Self::Data(DataError::Stopped(_)) | Self::Statistics(StatisticsError::Data(DataError::Stopped(_)))
+        )
+    }
+
     /// A next step for the person who reads the error.
     pub fn hint(&self) -> Option<String> {
         let own = |text: &str| Some(text.to_owned());

@@ -23,6 +23,7 @@ pub mod report;
 pub mod schedule;
 pub mod statistics;
 pub mod step;
+pub mod stop;
 pub mod tensorboard;
 #[cfg(test)]
 mod testing;

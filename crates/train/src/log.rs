@@ -6,7 +6,7 @@
 //!
 //! A process can be killed at any byte. A line is handed to the system whole; where the last one is incomplete all the same, [`LogWriter::append`] removes
 //! it and [`read`] passes over it. A run that is resumed from a checkpoint repeats what came after it: the log says [`Record::Resumed`], and [`read`] leaves out
-//! what is repeated.
+//! what is repeated. So it is with errors that are measured once more at the same step, because it was interrupted there.
 
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -47,6 +47,15 @@ pub enum Record {
 }
 
 impl Record {
+    /// Whether it says anew what `other` said.
+    fn repeats(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Validation(a), Self::Validation(b)) => (a.step, &a.set) == (b.step, &b.set),
+            (Self::Forgetting(a), Self::Forgetting(b)) => (a.step, a.phase, &a.set) == (b.step, b.phase, &b.set),
+            _ => false,
+        }
+    }
+
     /// The step that it belongs to, where it belongs to one.
     fn step(&self) -> Option<u64> {
         match self {
@@ -371,7 +380,14 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<Record>, LogError> {
                 records.push(Record::Resumed(resumed));
             }
             Ok(Record::Unknown) => {}
-            Ok(record) => records.push(record),
+            Ok(record) => {
+                // What is measured once more was measured after the last step.
+                let recent = records.iter().rposition(|r| matches!(r, Record::Step(_))).map_or(0, |last| last + 1);
+                if let Some(before) = records[recent..].iter().position(|r| record.repeats(r)) {
+                    records.remove(recent + before);
+                }
+                records.push(record);
+            }
             Err(_) if reader.fill_buf()?.is_empty() => break,
             Err(error) => {
                 return Err(LogError::BadLine { path: path.to_owned(), line: number, message: error.to_string() });
@@ -507,6 +523,40 @@ mod tests {
             writer.write(&record).unwrap();
         }
         assert_eq!(read(&path).unwrap(), [finding(), step(1, 1.0), step(2, 0.9), resumed, step(3, 0.85), step(4, 0.75)]);
+    }
+
+    #[test]
+    fn errors_measured_once_more_count_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let validation = |step: u64, set: &str, seconds: f64| {
+            let errors = SetErrors::default();
+            Record::Validation(Box::new(Validation {
+                epoch: 1,
+                step,
+                set: set.into(),
+                loss: 0.5,
+                best: true,
+                averaged: true,
+                errors,
+                seconds,
+            }))
+        };
+        let resumed = |step: u64| Record::Resumed(Resumed { step, epoch: 1, checkpoint: "checkpoint".into() });
+        let mut writer = LogWriter::create(&path).unwrap();
+        // Interrupted after the errors on one set, and killed before a checkpoint was written.
+        let first = [validation(0, "valid", 1.0), resumed(0), validation(0, "valid", 2.0), step(1, 1.0), validation(1, "valid", 3.0)];
+        let second = [
+            event(1, "x"),
+            resumed(1),
+            validation(1, "valid", 4.0),
+            validation(1, "other", 5.0),
+            step(2, 0.9),
+            validation(2, "valid", 6.0),
+        ];
+        first.iter().chain(&second).for_each(|record| writer.write(record).unwrap());
+        let expected = [&first[1..4], &second[..]].concat();
+        assert_eq!(read(&path).unwrap(), expected);
     }
 
     #[test]

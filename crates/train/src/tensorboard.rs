@@ -2,12 +2,25 @@
 //!
 //! The file is a sequence of records (`tensorflow/core/lib/io/record_writer.h`): length as u64, masked CRC-32C of its bytes, the data, their masked
 //! CRC-32C, all little-endian. The data are messages `Event` (`tensorflow/core/util/event.proto`), of which four fields are needed; so they are encoded here.
+//!
+//! Tags, over the number of steps; energies in eV, forces in eV/Å, stresses in eV/Å³, times in s:
+//!
+//! | tag | of each |
+//! |---|---|
+//! | `step/loss`, `step/loss_TERM` (`energy`, `forces`, …), `step/learning_rate`, `step/gradient_norm`, `step/seconds` | step |
+//! | `epoch/loss`, `epoch/learning_rate`, `epoch/seconds` | epoch |
+//! | `SET/loss`, `SET/QUANTITY_rmse`, `SET/QUANTITY_mae` (`energy`, `energy_per_atom`, `forces`, `stress`), `SET/seconds`; SET is `valid` | validation |
+//! | `forgetting/SET/QUANTITY_rmse`, `forgetting/SET/QUANTITY_mae` | measurement of what a fine-tuning forgets, but the last, which is of the best step |
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs_err::File;
+
+use crate::log::Record;
+use crate::metrics::SetErrors;
+use crate::report::Phase;
 
 /// Appends scalars to an event file of its own.
 #[derive(Debug)]
@@ -42,6 +55,44 @@ impl TensorBoard {
         Ok(writer)
     }
 
+    /// Adds the numbers of a record of the log, at its step. After [`Record::Resumed`] what came after that step is forgotten, and is expected anew.
+    ///
+    /// # Errors
+    /// Of the file system, with the path.
+    pub fn record(&mut self, entry: &Record) -> std::io::Result<()> {
+        let mut values = Vec::new();
+        let mut add = |tag: String, value: f64| values.push((tag, value));
+        let step = match entry {
+            Record::Resumed(resumed) => return self.file.write_all(&record(&start_event(now(), resumed.step + 1))),
+            Record::Step(step) => {
+                add("step/loss".into(), step.loss);
+                step.terms.iter().for_each(|(term, value)| add(format!("step/loss_{term}"), *value));
+                add("step/learning_rate".into(), step.learning_rate);
+                add("step/gradient_norm".into(), step.gradient_norm);
+                add("step/seconds".into(), step.seconds);
+                step.step
+            }
+            Record::Epoch(epoch) => {
+                add("epoch/loss".into(), epoch.loss);
+                add("epoch/learning_rate".into(), epoch.learning_rate);
+                add("epoch/seconds".into(), epoch.seconds);
+                epoch.step
+            }
+            Record::Validation(validation) => {
+                add(format!("{}/loss", validation.set), validation.loss);
+                figures(&validation.set, &validation.errors, &mut add);
+                add(format!("{}/seconds", validation.set), validation.seconds);
+                validation.step
+            }
+            Record::Forgetting(row) if row.phase != Phase::After => {
+                figures(&format!("forgetting/{}", row.set), &row.errors, &mut add);
+                row.step
+            }
+            _ => return Ok(()),
+        };
+        self.scalars(step, values.iter().map(|(tag, value)| (tag.as_str(), *value)))
+    }
+
     /// The event file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -58,6 +109,18 @@ impl TensorBoard {
             records.extend(record(&scalar_event(now, step, tag, value as f32)));
         }
         self.file.write_all(&records)
+    }
+}
+
+/// Errors of every quantity, below `prefix`.
+fn figures(prefix: &str, errors: &SetErrors, add: &mut impl FnMut(String, f64)) {
+    let quantities =
+        [("energy", &errors.energy), ("energy_per_atom", &errors.energy_per_atom), ("forces", &errors.forces), ("stress", &errors.stress)];
+    for (name, summary) in quantities {
+        if let Some(summary) = summary {
+            add(format!("{prefix}/{name}_rmse"), summary.rmse);
+            add(format!("{prefix}/{name}_mae"), summary.mae);
+        }
     }
 }
 
@@ -149,7 +212,7 @@ impl Message {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The bytes of an independent encoder, whose CRC-32C gives e3069283 for "123456789" (RFC 3720).
@@ -173,6 +236,118 @@ mod tests {
             rest = &rest[16 + length..];
         }
         found
+    }
+
+    /// A field of a message: a number (integers as they are, doubles and floats as their bits), or bytes.
+    enum Field<'a> {
+        Number(u64),
+        Bytes(&'a [u8]),
+    }
+
+    /// The fields of a message and their numbers.
+    fn fields(mut message: &[u8]) -> Vec<(u64, Field<'_>)> {
+        fn varint(message: &mut &[u8]) -> u64 {
+            let mut value = 0;
+            for shift in (0..).step_by(7) {
+                let byte = message[0];
+                *message = &message[1..];
+                value |= u64::from(byte & 0x7f) << shift;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            value
+        }
+        let mut found = Vec::new();
+        while !message.is_empty() {
+            let key = varint(&mut message);
+            let size = match key & 7 {
+                0 => 0,
+                1 => 8,
+                2 => varint(&mut message) as usize,
+                5 => 4,
+                other => panic!("wire type {other}"),
+            };
+            let field = if key & 7 == 0 {
+                Field::Number(varint(&mut message))
+            } else {
+                let (bytes, rest) = message.split_at(size);
+                message = rest;
+                let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &byte| n << 8 | u64::from(byte));
+                if key & 7 == 2 { Field::Bytes(bytes) } else { Field::Number(number(bytes)) }
+            };
+            found.push((key >> 3, field));
+        }
+        found
+    }
+
+    /// What an event file says: steps at which it starts, and scalars by step and tag.
+    pub(crate) fn read(path: &Path) -> (Vec<u64>, Vec<(u64, String, f32)>) {
+        let (mut starts, mut scalars) = (Vec::new(), Vec::new());
+        for event in records(path) {
+            let event = fields(&event);
+            let step = event.iter().find_map(|(n, field)| if let (2, Field::Number(step)) = (n, field) { Some(*step) } else { None });
+            for (number, field) in &event {
+                let Field::Bytes(bytes) = field else { continue };
+                match number {
+                    5 => {
+                        for (number, value) in fields(bytes) {
+                            let (1, Field::Bytes(value)) = (number, value) else { panic!("field {number} of a summary") };
+                            let (mut tag, mut scalar) = (None, None);
+                            for part in fields(value) {
+                                match part {
+                                    (1, Field::Bytes(name)) => tag = Some(String::from_utf8(name.to_vec()).unwrap()),
+                                    (2, Field::Number(bits)) => scalar = Some(f32::from_bits(bits as u32)),
+                                    (other, _) => panic!("field {other} of a value"),
+                                }
+                            }
+                            scalars.push((step.unwrap(), tag.unwrap(), scalar.unwrap()));
+                        }
+                    }
+                    7 => starts.push(step.unwrap()),
+                    3 => {}
+                    other => panic!("field {other} of an event"),
+                }
+            }
+        }
+        (starts, scalars)
+    }
+
+    #[test]
+    fn records_of_the_log_are_scalars() {
+        use crate::log::{Epoch, Event, Resumed, Step};
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = TensorBoard::create(folder.path(), None).unwrap();
+        let step = |step: u64| Step {
+            step,
+            epoch: 1,
+            loss: 0.5,
+            terms: vec![("energy".into(), 0.125), ("forces".into(), 0.375)],
+            learning_rate: 0.25,
+            gradient_norm: f64::INFINITY,
+            frames: 3,
+            atoms: 9,
+            edges: 50,
+            seconds: 1.5,
+        };
+        writer.record(&Record::Step(step(300))).unwrap();
+        writer.record(&Record::Epoch(Epoch { epoch: 1, step: 300, loss: 2.0, learning_rate: 0.5, seconds: 4.0 })).unwrap();
+        writer.record(&Record::Event(Event { step: 300, epoch: 1, message: "nothing to draw".into() })).unwrap();
+        writer.record(&Record::Resumed(Resumed { step: 299, epoch: 0, checkpoint: "back".into() })).unwrap();
+        let (starts, scalars) = read(writer.path());
+        assert_eq!(starts, [0, 300]);
+        let expected = [
+            ("step/loss", 0.5),
+            ("step/loss_energy", 0.125),
+            ("step/loss_forces", 0.375),
+            ("step/learning_rate", 0.25),
+            ("step/gradient_norm", f32::INFINITY),
+            ("step/seconds", 1.5),
+            ("epoch/loss", 2.0),
+            ("epoch/learning_rate", 0.5),
+            ("epoch/seconds", 4.0),
+        ];
+        assert_eq!(scalars, expected.map(|(tag, value)| (300, tag.to_owned(), value)));
     }
 
     #[test]

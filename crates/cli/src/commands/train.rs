@@ -103,7 +103,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
     Ok(if findings.has_errors() { Outcome::Failure } else { Outcome::Success })
 }
 
-/// What is asked for when the process is told to end: the first time to finish the step, then to end at once.
+/// What is asked for when the process is told to end: the first time to save the state and end, then to end at once.
 fn on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let (flag, times) = (stop.clone(), AtomicU32::new(0));
@@ -141,8 +141,14 @@ fn go(config: &TrainConfig, foundation: Option<tesseral_potentials::Artifact>, r
     screen.bar = None;
     let outcome = result?;
     let mut output = Output::default();
-    if outcome.ending == Ending::Interrupted {
-        output.line(format_args!("interrupted; the state is saved, and --resume goes on from it"));
+    let interrupted = match outcome.ending {
+        Ending::Interrupted => Some("interrupted; the state is saved, and --resume goes on from it"),
+        Ending::NotBegun if resume => Some("interrupted before it went on; the state is as it was, and --resume goes on from it"),
+        Ending::NotBegun => Some("interrupted before it began; nothing was saved, and it can be started again"),
+        Ending::Finished | Ending::Patience | Ending::Time => None,
+    };
+    if let Some(text) = interrupted {
+        output.line(format_args!("{text}"));
         output.flush()?;
         return Ok(Outcome::Failure);
     }

@@ -175,6 +175,32 @@ fn interrupted_it_saves_its_state() {
     assert!(resumed.starts_with("exit code 0") && resumed.contains("steps are done"), "{resumed}");
 }
 
+#[test]
+fn interrupted_before_it_began_it_can_be_started_again() {
+    let sandbox = prepared();
+    sandbox.file("large.xyz", molecules(20_000));
+    let mut process = Process::new(env!("CARGO_BIN_EXE_tesseral"))
+        .current_dir(sandbox.path(""))
+        .args(["train", "train.toml", "data.train=[\"large.xyz\"]"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The folder is made right before the data are read.
+    let begin = Instant::now();
+    while !sandbox.path("run/checkpoints/lock").exists() {
+        assert!(begin.elapsed() < Duration::from_secs(60) && process.try_wait().unwrap().is_none(), "no folder");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Process::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
+    let output = process.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("nothing was saved") && !sandbox.path("run/log.jsonl").exists(), "{text}");
+    let again = sandbox.run(&["train", "train.toml", "training.max_epochs=1"]);
+    assert!(again.starts_with("exit code 0"), "{again}");
+}
+
 /// What is wrong is said before the first step, with what to do about it.
 #[test]
 fn bad_input_is_said_before_the_first_step() {

@@ -39,7 +39,7 @@ use crate::architecture::ModelConfig;
 use crate::average::AverageConfig;
 use crate::data::DataConfig;
 use crate::doctor::DoctorConfig;
-use crate::optimizer::OptimizerConfig;
+use crate::optimizer::{OptimizerConfig, OptimizerError};
 use crate::schedule::ScheduleConfig;
 use crate::statistics::StatisticsConfig;
 
@@ -140,6 +140,10 @@ impl TrainConfig {
     fn check(&self) -> Result<(), Invalid> {
         self.training.check()?;
         self.loss.check(self.training.max_epochs)?;
+        self.optimizer.validate().map_err(|error| match error {
+            OptimizerError::Config { key, reason } => Invalid::new(format!("optimizer.{key}"), format!("cannot be used: {reason}")),
+            other => Invalid::new("optimizer", format!("cannot be used: {other}")),
+        })?;
         self.finetune.check()?;
         self.output.check()
     }

@@ -223,9 +223,9 @@ stress = 0.0
 
 const OPTIMIZER: &str = r#"
 [optimizer]
-# "adam", "adamw", "sgd", "lbfgs".
+# "adam", "adamw", "sgd", or "lbfgs", for which a step should see all frames: training.batch, or batch and accumulate, as large as the data set.
 kind = "adam"
-# Learning rate before the schedule.
+# Learning rate before the schedule; "lbfgs" uses neither.
 learning_rate = 0.01
 # Adam: decay of the averages of gradient and square, what is added to the root, and whether the largest square counts.
 betas = [0.9, 0.999]
@@ -237,15 +237,15 @@ weight_decay = 5e-7
 # Stochastic gradient descent: momentum, and whether it is Nesterov's.
 momentum = 0.9
 nesterov = false
-# Largest norm of all gradients together; longer ones are shortened. 0 for no limit.
-clip_norm = 10.0
+# Largest norm of all gradients together; longer ones are shortened. 0 for no limit. 10 without it; none for "lbfgs".
+#clip_norm = 10.0
 # Parameters with a learning rate or weight decay of their own; the first group that names one counts.
 groups = []
 
 [optimizer.lbfgs]
 # Pairs of steps and gradients that are kept, line searches a step, evaluations a line search.
 history = 200
-iterations = 20
+iterations = 1
 evaluations = 25
 # Converged and stalled below these.
 gradient_tolerance = 1e-7
@@ -298,7 +298,7 @@ warm_up = true
 
 const TRAINING: &str = r#"
 [training]
-# Passes over the training set, and wall time, at most.
+# Passes over the training set, and wall time from the start of the program (reading the data included), at most.
 max_epochs = 200
 #max_time = "2h"
 # Epochs without a better validation loss after which training ends; 0 for never.
@@ -394,6 +394,8 @@ name = "model"
 # Whether report.html and log.jsonl are written.
 report = true
 log = true
+# Whether event files for TensorBoard are written, into its folder `tensorboard`.
+tensorboard = false
 "#;
 
 /// A configuration with every key, its default and what it means, for people to edit.

@@ -202,6 +202,8 @@ fn values_that_make_no_sense_are_named() {
             "[finetune]\nfoundation = \"sevennet-0\"\nmode = \"ewc\"\nreplay = { files = [\"a\"], labels = \"foundation\" }",
             "`finetune.replay.labels` is `foundation`",
         ),
+        ("[optimizer]\neps = -1", "`optimizer.eps` cannot be used: -1 is not a number from 0 upwards"),
+        ("[optimizer]\nkind = \"lbfgs\"\nclip_norm = 10.0", "line 3: `optimizer.clip_norm` cannot be used: 10 makes no sense with L-BFGS"),
         ("[output]\nname = \"a/b\"", "cannot be the name of a file"),
         ("[output]\ndirectory = \"\"", "`output.directory` is empty"),
     ] {

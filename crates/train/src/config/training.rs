@@ -15,7 +15,8 @@ use crate::data::KeysConfig;
 pub struct TrainingConfig {
     /// Passes over the training set, at most. Default 200.
     pub max_epochs: usize,
-    /// Wall time after which training ends as if it were done, such as `90m`. Default none.
+    /// Wall time after which training ends as if it were done, such as `90m`: from the start of the program, so that reading and checking the data and
+    /// the first validation count, and from its own start again when it is resumed. Default none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_time: Option<Time>,
     /// Epochs without a better validation loss after which training ends; 0 for never. Default 0.
@@ -352,11 +353,13 @@ pub struct OutputConfig {
     pub report: bool,
     /// Whether `log.jsonl` is written. Default true.
     pub log: bool,
+    /// Whether event files for TensorBoard are written, into the folder `tensorboard` there. Default false.
+    pub tensorboard: bool,
 }
 
 impl Default for OutputConfig {
     fn default() -> Self {
-        Self { directory: "run".into(), name: "model".into(), report: true, log: true }
+        Self { directory: "run".into(), name: "model".into(), report: true, log: true, tensorboard: false }
     }
 }
 

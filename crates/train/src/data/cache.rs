@@ -25,6 +25,7 @@ use super::frame::Frame;
 use super::keys::PartReport;
 use super::read::{kept_keys, read_files};
 use super::source::{FrameSource, FrameSummary};
+use crate::stop::Stop;
 
 const FORMAT: &str = "tesseral-frames";
 /// Changed whenever the columns, or what is read into them, change.
@@ -170,14 +171,15 @@ fn map(path: &Path) -> io::Result<memmap2::Mmap> {
 /// Opens the cache of a list of files below `folder`, or reads the files into a new one.
 ///
 /// # Errors
-/// What [`read_files`] returns; [`DataError::Cache`] if the folder cannot be read or written.
+/// What [`read_files`] returns, also because it is asked to stop; [`DataError::Cache`] if the folder cannot be read or written.
 pub fn open_or_build(
     folder: &Path,
     files: &[FileConfig],
     config: &DataConfig,
     fields: &[String],
+    stop: Stop<'_>,
 ) -> Result<(CachedFrames, PartReport), DataError> {
-    open_or_build_shards(folder, files, config, fields, SHARD_BYTES)
+    open_or_build_shards(folder, files, config, fields, SHARD_BYTES, stop)
 }
 
 fn open_or_build_shards(
@@ -186,6 +188,7 @@ fn open_or_build_shards(
     config: &DataConfig,
     fields: &[String],
     shard_bytes: usize,
+    stop: Stop<'_>,
 ) -> Result<(CachedFrames, PartReport), DataError> {
     let failed = |source| DataError::Cache { path: folder.to_owned(), source };
     let key = key(files, config, fields)?;
@@ -213,7 +216,7 @@ fn open_or_build_shards(
     }
     tracing::info!("reading {} into {}", list(files), target.display());
     let temporary = tempfile::Builder::new().prefix(&format!(".{key}-")).suffix(".tmp").tempdir_in(folder).map_err(failed)?;
-    build(temporary.path(), files, config, fields, shard_bytes)?;
+    build(temporary.path(), files, config, fields, shard_bytes, stop)?;
     if target.exists() {
         // A damaged one: out of the way first, because a folder can only be renamed onto nothing.
         let aside = tempfile::Builder::new().prefix(&format!(".{key}-")).suffix(".old").tempdir_in(folder).map_err(failed)?;
@@ -241,7 +244,14 @@ fn remove_leftovers(folder: &Path, key: &str) {
     }
 }
 
-fn build(folder: &Path, files: &[FileConfig], config: &DataConfig, fields: &[String], shard_bytes: usize) -> Result<(), DataError> {
+fn build(
+    folder: &Path,
+    files: &[FileConfig],
+    config: &DataConfig,
+    fields: &[String],
+    shard_bytes: usize,
+    stop: Stop<'_>,
+) -> Result<(), DataError> {
     let mut tables = Tables { info: kept_keys(fields), arrays: fields.to_vec(), ..Tables::default() };
     let mut shards = Vec::new();
     let mut builder = ShardBuilder::default();
@@ -255,7 +265,7 @@ fn build(folder: &Path, files: &[FileConfig], config: &DataConfig, fields: &[Str
         shards.push(ShardEntry { file, frames: builder.len(), atoms: builder.atoms(), bytes: bytes.len() as u64 });
         Ok::<(), DataError>(())
     };
-    let report = read_files(files, config, fields, &mut |frame| {
+    let report = read_files(files, config, fields, stop, &mut |frame| {
         builder.push(&frame, &mut tables);
         if builder.bytes() >= shard_bytes { close(&mut builder, &tables) } else { Ok(()) }
     })?;
@@ -423,7 +433,7 @@ mod tests {
     }
 
     fn open(folder: &Path, config: &DataConfig) -> (CachedFrames, PartReport) {
-        open_or_build_shards(&folder.join("cache"), &config.train, config, &["q".to_owned()], 2000).unwrap()
+        open_or_build_shards(&folder.join("cache"), &config.train, config, &["q".to_owned()], 2000, Stop::never()).unwrap()
     }
 
     fn shards(folder: &Path) -> Vec<PathBuf> {
@@ -549,7 +559,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut config = config(folder.path(), 9);
         config.missing_labels = MissingLabels::Error;
-        let error = open_or_build(&folder.path().join("cache"), &config.train, &config, &[]).unwrap_err();
+        let error = open_or_build(&folder.path().join("cache"), &config.train, &config, &[], Stop::never()).unwrap_err();
         assert!(matches!(error, DataError::MissingLabel { .. }), "{error}");
         let left: Vec<_> = fs::read_dir(folder.path().join("cache")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
@@ -573,7 +583,7 @@ mod tests {
     fn a_cache_that_is_no_folder() {
         let folder = tempfile::tempdir().unwrap();
         let config = config(folder.path(), 3);
-        let error = open_or_build(&config.train[0].path, &config.train, &config, &[]).unwrap_err();
+        let error = open_or_build(&config.train[0].path, &config.train, &config, &[], Stop::never()).unwrap_err();
         assert!(matches!(error, DataError::Cache { .. }) && error.to_string().contains("data.xyz"), "{error}");
     }
 
@@ -590,7 +600,7 @@ mod tests {
             eprintln!("skipped because this user may write everywhere");
             return;
         }
-        let error = open_or_build(&closed, &config.train, &config, &[]).unwrap_err();
+        let error = open_or_build(&closed, &config.train, &config, &[], Stop::never()).unwrap_err();
         assert!(matches!(error, DataError::Cache { .. }) && error.hint().is_some(), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use super::keys::{IsolatedAtoms, KeyReport, PartReport};
 use super::read::read_files;
 use super::source::{FrameSource, Memory, Subset};
 use super::split::split;
+use crate::stop::Stop;
 
 /// Frames to train, validate and test on, with what was found in their files.
 pub struct Dataset {
@@ -31,10 +32,18 @@ impl Dataset {
     /// # Errors
     /// [`DataError`].
     pub fn load(config: &DataConfig, fields: &[String]) -> Result<Self, DataError> {
+        Self::load_unless(config, fields, Stop::never())
+    }
+
+    /// As [`Self::load`], unless it is asked to stop.
+    ///
+    /// # Errors
+    /// [`DataError`]; [`DataError::Stopped`] if it was asked to.
+    pub fn load_unless(config: &DataConfig, fields: &[String], stop: Stop<'_>) -> Result<Self, DataError> {
         config.validate()?;
-        let (train, train_report) = part(&config.train, config, fields)?;
-        let (valid, valid_report) = part(&config.valid, config, fields)?;
-        let (test, test_report) = part(&config.test, config, fields)?;
+        let (train, train_report) = part(&config.train, config, fields, stop)?;
+        let (valid, valid_report) = part(&config.valid, config, fields, stop)?;
+        let (test, test_report) = part(&config.test, config, fields, stop)?;
         if train.is_empty() {
             let files = config.train.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>().join(", ");
             return Err(DataError::NoFrames { files });
@@ -53,13 +62,18 @@ impl Dataset {
     }
 }
 
-fn part(files: &[FileConfig], config: &DataConfig, fields: &[String]) -> Result<(Arc<dyn FrameSource>, PartReport), DataError> {
+fn part(
+    files: &[FileConfig],
+    config: &DataConfig,
+    fields: &[String],
+    stop: Stop<'_>,
+) -> Result<(Arc<dyn FrameSource>, PartReport), DataError> {
     if let Some(folder) = config.cache.as_deref().filter(|_| !files.is_empty()) {
-        let (frames, report) = cache::open_or_build(folder, files, config, fields)?;
+        let (frames, report) = cache::open_or_build(folder, files, config, fields, stop)?;
         return Ok((Arc::new(frames), report));
     }
     let mut frames = Vec::new();
-    let report = read_files(files, config, fields, &mut |frame| {
+    let report = read_files(files, config, fields, stop, &mut |frame| {
         frames.push(Arc::new(frame));
         Ok(())
     })?;
@@ -194,6 +208,59 @@ mod tests {
         let file = write(folder.path(), "c.xyz", "1\nenergy=1\nH 0 0 0\n");
         let config = DataConfig { train: vec![file], ..DataConfig::default() };
         assert_eq!(load(&config).unwrap().train.frame(0).unwrap().forces, None);
+    }
+
+    #[test]
+    fn isolated_atoms_that_nothing_marks_are_guessed() {
+        let folder = tempfile::tempdir().unwrap();
+        let molecule = "2\nProperties=species:S:1:pos:R:3:forces:R:3 energy=-30\nH 0 0 0 0 0 1\nH 0 0 0.8 0 0 -1\n";
+        let lone = "1\nProperties=species:S:1:pos:R:3 energy=-13.5 pbc=\"F F F\"\nH 0 0 0\n";
+        let hint = |files: &[FileConfig]| {
+            let config = DataConfig { train: files.to_vec(), valid_fraction: 0.0, ..DataConfig::default() };
+            let error = load(&config).err().expect("it should fail");
+            assert!(matches!(error, DataError::MissingLabel { label: LabelName::Forces, .. }), "{error}");
+            error.hint().unwrap()
+        };
+        let molecules = write(folder.path(), "mol.xyz", &molecule.repeat(3));
+        let isolated = write(folder.path(), "iso_atoms.xyz", lone);
+        let text = hint(&[molecules.clone(), isolated.clone()]);
+        let path = isolated.path.display();
+        assert!(text.starts_with(&format!("{{ path = \"{path}\", group = \"IsolatedAtom\" }} marks a file of isolated atoms")), "{text}");
+        assert!(!text.contains("mask"), "{text}");
+        // What the hint says helps.
+        let marked = FileConfig { group: Some("IsolatedAtom".into()), ..isolated.clone() };
+        let config = DataConfig { train: vec![molecules.clone(), marked], valid_fraction: 0.0, ..DataConfig::default() };
+        assert_eq!(load(&config).unwrap().isolated.energies(None), [(1, -13.5)].into());
+        // Other frames without forces, and single atoms in a cell, are what they are.
+        let unlabelled = "2\nProperties=species:S:1:pos:R:3 energy=-30\nH 0 0 0\nH 0 0 0.8\n";
+        let text = hint(&[molecules.clone(), isolated, write(folder.path(), "b.xyz", unlabelled)]);
+        assert!(text.starts_with("1 of them are single atoms") && text.contains("the other 1: add the label"), "{text}");
+        let crystal = "1\nLattice=\"3 0 0 0 3 0 0 0 3\" Properties=species:S:1:pos:R:3 energy=-3\nH 0 0 0\n";
+        let text = hint(&[molecules, write(folder.path(), "c.xyz", crystal)]);
+        assert!(text.contains("mask") && !text.contains("IsolatedAtom"), "{text}");
+    }
+
+    #[test]
+    fn reading_ends_when_it_is_asked_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = write(folder.path(), "a.xyz", MIXED);
+        let cache = folder.path().join("cache");
+        for cached in [None, Some(cache.clone())] {
+            let config = DataConfig { train: vec![file.clone()], cache: cached, ..DataConfig::default() };
+            let flag = std::sync::atomic::AtomicBool::new(true);
+            let error = Dataset::load_unless(&config, &[], Stop::new(&flag)).err().expect("it should stop");
+            assert!(matches!(error, DataError::Stopped(_)) && error.hint().is_none(), "{error}");
+            flag.store(false, std::sync::atomic::Ordering::Relaxed);
+            let data = Dataset::load_unless(&config, &[], Stop::new(&flag)).unwrap();
+            assert_eq!(data.train.len() + data.valid.len(), 3);
+            // Frames that were read before are not to be had any more.
+            flag.store(true, std::sync::atomic::Ordering::Relaxed);
+            let source = super::super::source::UntilStopped { source: &*data.train, stop: Stop::new(&flag) };
+            assert!(matches!(source.frame(0), Err(DataError::Stopped(_))) && matches!(source.summary(0), Err(DataError::Stopped(_))));
+        }
+        // Nothing half-written is left of the first attempt.
+        let left = fs_err::read_dir(&cache).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".tmp"));
+        assert_eq!(left.count(), 0);
     }
 
     #[test]

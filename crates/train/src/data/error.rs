@@ -10,6 +10,7 @@ use tesseral_atoms::{StructureError, elements};
 use super::config::SplitBy;
 use super::frame::Origin;
 use super::keys::LabelName;
+use crate::stop::Stopped;
 
 /// Most unusable frames that an error names.
 pub(super) const MOST_FAULTS: usize = 10;
@@ -64,6 +65,8 @@ pub enum DataError {
         with: usize,
         /// Frames without it.
         without: usize,
+        /// How many of these are single atoms without periodic boundaries.
+        lone_atoms: usize,
     },
     /// Two energies for one isolated atom.
     #[error("an isolated {} atom has the energy {} eV in {} and {} eV in {}", element(*number), energies[0], origins[0], energies[1], origins[1])]
@@ -115,22 +118,33 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It was asked to stop before all was read or looked at.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
 }
 
 impl DataError {
     /// A next step for the person who reads the error.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Config { .. } => return None,
+            Self::Config { .. } | Self::Stopped(_) => return None,
             Self::Read(error) => return error.hint().map(str::to_owned),
             Self::Frames { faults, .. } => return faults.first().and_then(FrameFault::hint).map(str::to_owned),
             Self::KeyNotFound { label, key, suggestion: Some(meant), .. } => {
                 format!("did you mean `{meant}`? Set keys.{label} = \"{meant}\" instead of \"{key}\"")
             }
             Self::KeyNotFound { label, .. } => format!("set keys.{label} to the key that holds it, or leave it out"),
-            Self::MissingLabel { .. } => {
-                "add the label or remove the frames; missing_labels = \"mask\" leaves it out of the loss".to_owned()
+            Self::MissingLabel { origin, label: LabelName::Forces, without, lone_atoms, .. } if *lone_atoms > 0 => {
+                let file = if lone_atoms == without { &*origin.file } else { "…" };
+                let marked = format!(
+                    "{{ path = \"{file}\", group = \"IsolatedAtom\" }} marks a file of isolated atoms, whose energies are all that is read"
+                );
+                match without - lone_atoms {
+                    0 => marked,
+                    others => format!("{lone_atoms} of them are single atoms: {marked}; the other {others}: {}", missing_label()),
+                }
             }
+            Self::MissingLabel { .. } => missing_label().to_owned(),
             Self::IsolatedTwice { .. } => "keep one of them, or give each its head".to_owned(),
             Self::NoFrames { .. } => "add files with more than isolated atoms".to_owned(),
             Self::UnknownGroup { suggestion: Some(meant), .. } => format!("did you mean `{meant}`?"),
@@ -146,6 +160,11 @@ impl DataError {
             Self::Corrupt { .. } => "run again: it is then made anew from the files".to_owned(),
         })
     }
+}
+
+/// What to do about a label that some frames lack.
+fn missing_label() -> &'static str {
+    "add the label or remove the frames; missing_labels = \"mask\" leaves it out of the loss"
 }
 
 /// A frame that cannot be used.

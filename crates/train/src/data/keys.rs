@@ -90,6 +90,9 @@ pub struct Coverage {
     pub without: usize,
     /// The first of these.
     pub first_without: Option<Origin>,
+    /// How many of these are single atoms without periodic boundaries: perhaps isolated atoms that nothing marks as such.
+    #[serde(default)]
+    pub lone_atoms: usize,
 }
 
 /// The energy of an isolated atom as a file gave it.
@@ -221,7 +224,7 @@ mod tests {
             ..FileReport::default()
         });
         report.train.isolated.push(atom(1, -13.6, None, 0));
-        let coverage = Coverage { with: 3, without: 1, first_without: Some(Origin { file: "a".into(), frame: 2 }) };
+        let coverage = Coverage { with: 3, without: 1, first_without: Some(Origin { file: "a".into(), frame: 2 }), lone_atoms: 1 };
         report.train.coverage.insert(LabelName::Stress, coverage);
         let text = serde_json::to_string(&report).unwrap();
         assert!(text.contains(r#""read":{"energy":{"E":3}}"#), "{text}");

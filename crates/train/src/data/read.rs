@@ -12,7 +12,8 @@ use tesseral_atoms::{Array, InfoValue, LabelKeys, Structure};
 use super::config::{DataConfig, FileConfig, MissingLabels};
 use super::error::{DataError, FrameFault, MOST_FAULTS, suggestion};
 use super::frame::{Frame, Origin, Weights, names_isolated_atoms};
-use super::keys::{FileReport, IsolatedAtom, LabelName, PartReport};
+use super::keys::{Coverage, FileReport, IsolatedAtom, LabelName, PartReport};
+use crate::stop::Stop;
 
 /// Fields that stay with a structure whether a model asks for them or not.
 const ALWAYS_KEPT: [&str; 4] = ["total_charge", "charge", "total_spin", "spin"];
@@ -32,17 +33,19 @@ pub(super) fn kept_keys(fields: &[String]) -> Vec<String> {
 }
 
 /// Reads all frames of `files` in order and gives each to `sink`; isolated atoms go into the report instead. `fields` names what the model
-/// embeds (charge, spin, …): these values stay in `info` and `arrays` of the structures, as real numbers, and nothing else does.
+/// embeds (charge, spin, …): these values stay in `info` and `arrays` of the structures, as real numbers, and nothing else does. `stop` is asked for
+/// before each frame.
 ///
 /// A label that is missing has weight 0 in its frame.
 ///
 /// # Errors
 /// [`DataError`]: files that cannot be read, all frames that cannot be used (after the last file, with the first ten of them named), keys that the
-/// configuration names and a file does not have, labels missing in some frames unless they may be masked, and what `sink` returns.
+/// configuration names and a file does not have, labels missing in some frames unless they may be masked, a request to stop, and what `sink` returns.
 pub fn read_files(
     files: &[FileConfig],
     config: &DataConfig,
     fields: &[String],
+    stop: Stop<'_>,
     sink: &mut dyn FnMut(Frame) -> Result<(), DataError>,
 ) -> Result<PartReport, DataError> {
     let reader = Reader { config, labels: config.keys.label_keys(), kept: kept_keys(fields), fields };
@@ -50,13 +53,14 @@ pub fn read_files(
     let mut faults = Vec::new();
     let mut total = 0;
     for label in [LabelName::Energy, LabelName::Forces, LabelName::Stress] {
-        part.coverage.insert(label, super::keys::Coverage::default());
+        part.coverage.insert(label, Coverage::default());
     }
     for file in files {
         let name: Arc<str> = file.path.display().to_string().into();
         let mut report = FileReport { file: name.to_string(), ..FileReport::default() };
         let mut readable = true;
         for (index, structure) in io::read(&file.path).map_err(DataError::Read)?.enumerate() {
+            stop.check()?;
             let origin = Origin { file: name.clone(), frame: index };
             let frame = structure
                 .map_err(|error| match *error.problem {
@@ -300,6 +304,7 @@ impl Reader<'_> {
                 Some(true) => coverage.with += 1,
                 Some(false) => {
                     coverage.without += 1;
+                    coverage.lone_atoms += usize::from(frame.structure.len() == 1 && frame.structure.pbc == [false; 3]);
                     coverage.first_without.get_or_insert_with(|| frame.origin.clone());
                 }
                 None => {}
@@ -341,7 +346,8 @@ impl Reader<'_> {
                     _ => self.labels.stress.iter().chain(&self.labels.virial).cloned().collect(),
                 };
                 let keys = keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-                return Err(DataError::MissingLabel { origin, label, keys, with: coverage.with, without: coverage.without });
+                let Coverage { with, without, lone_atoms, .. } = *coverage;
+                return Err(DataError::MissingLabel { origin, label, keys, with, without, lone_atoms });
             }
         }
         Ok(())

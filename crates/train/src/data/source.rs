@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::DataError;
 use super::frame::{Frame, Origin};
+use crate::stop::Stop;
 
 /// Frames that can be asked for in any order, from many threads.
 pub trait FrameSource: Send + Sync {
@@ -113,6 +114,28 @@ impl FrameSource for Subset {
 
     fn summary(&self, index: usize) -> Result<FrameSummary, DataError> {
         self.source.summary(self.indices[index])
+    }
+}
+
+/// Frames of another source until it is asked to stop: from then on there are none to be had, so that whatever goes through them ends soon.
+pub(crate) struct UntilStopped<'a> {
+    pub(crate) source: &'a dyn FrameSource,
+    pub(crate) stop: Stop<'a>,
+}
+
+impl FrameSource for UntilStopped<'_> {
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+
+    fn frame(&self, index: usize) -> Result<Arc<Frame>, DataError> {
+        self.stop.check()?;
+        self.source.frame(index)
+    }
+
+    fn summary(&self, index: usize) -> Result<FrameSummary, DataError> {
+        self.stop.check()?;
+        self.source.summary(index)
     }
 }
 

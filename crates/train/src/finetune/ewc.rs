@@ -13,6 +13,7 @@ use crate::config::{LossConfig, LossWeights};
 use crate::error::TrainError;
 use crate::loader::Samples;
 use crate::step::gradients;
+use crate::stop::Stop;
 
 /// Frames that the information is taken from, at most.
 const MOST_FRAMES: usize = 256;
@@ -24,7 +25,7 @@ pub type ByName = BTreeMap<String, Vec<f64>>;
 /// over `range` of the samples.
 ///
 /// # Errors
-/// [`TrainError::NotFinite`] with the frame, and what the loss says.
+/// [`TrainError::NotFinite`] with the frame, and what the loss says; [`TrainError::Stopped`] if it is asked to stop.
 pub fn fisher(
     model: &Model,
     variables: &BTreeMap<String, Var>,
@@ -32,10 +33,12 @@ pub fn fisher(
     range: std::ops::Range<usize>,
     config: &LossConfig,
     weights: LossWeights,
+    stop: Stop<'_>,
 ) -> Result<ByName, TrainError> {
     let count = range.len().min(MOST_FRAMES);
     let mut sums: ByName = variables.iter().map(|(name, var)| (name.clone(), vec![0.0; var.elem_count()])).collect();
     for k in 0..count {
+        stop.check()?;
         let sample = samples.sample(range.start + k * range.len() / count)?;
         let origin = sample.frame.origin.clone();
         let found = gradients(model, variables, &[vec![sample]], config, weights)?;
@@ -199,7 +202,10 @@ mod tests {
         let source: Memory = vec![frame(0), frame(1), frame(2)].into();
         let samples = Samples::new(Arc::new(source), artifact.header().clone());
         let (config, weights) = (LossConfig::default(), LossWeights::default());
-        let found = fisher(&model, &variables, &samples, 1..3, &config, weights).unwrap();
+        let found = fisher(&model, &variables, &samples, 1..3, &config, weights, Stop::never()).unwrap();
+        let asked = std::sync::atomic::AtomicBool::new(true);
+        let stopped = fisher(&model, &variables, &samples, 1..3, &config, weights, Stop::new(&asked));
+        assert!(stopped.unwrap_err().is_stop());
         let of = |k| gradients(&model, &variables, &[vec![samples.sample(k).unwrap()]], &config, weights).unwrap().by_name;
         let (one, two) = (of(1), of(2));
         let mut largest = 0f64;

@@ -28,6 +28,7 @@ use crate::config::{FinetuneMode, TrainConfig};
 use crate::data::Dataset;
 use crate::error::TrainError;
 use crate::step::Sample;
+use crate::stop::Stop;
 
 /// Singular values below this, relative to the largest, are those of combinations of elements that the data do not tell apart.
 const RANK: f64 = 1e-8;
@@ -37,17 +38,17 @@ const MOST_FRAMES: usize = 200;
 /// The model that fine-tuning begins with: energies of atoms estimated anew, if the configuration asks for it.
 ///
 /// # Errors
-/// If the data cannot be evaluated by it.
-pub fn prepared(foundation: &Artifact, config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
+/// If the data cannot be evaluated by it, or it is asked to stop.
+pub fn prepared(foundation: &Artifact, config: &TrainConfig, data: &Dataset, stop: Stop<'_>) -> Result<Artifact, TrainError> {
     let finetune = &config.finetune;
     let with_head = match finetune.mode {
         FinetuneMode::Multihead => Some(heads::with_head(foundation, &finetune.head, finetune.old_head.as_deref())?),
         _ => None,
     };
     match (with_head, finetune.reestimate_e0s) {
-        (Some(artifact), true) => shifted(&artifact, data),
+        (Some(artifact), true) => shifted(&artifact, data, stop),
         (Some(artifact), false) => Ok(artifact),
-        (None, true) => shifted(foundation, data),
+        (None, true) => shifted(foundation, data, stop),
         (None, false) => Ok(foundation.clone()),
     }
 }
@@ -62,7 +63,7 @@ fn energies_of_atoms(architecture: &Architecture) -> (&'static str, usize) {
 
 /// Shifts the energies of atoms by what is left, by least squares, between the energies of the data and those of the model: another code or functional
 /// has other zeros of energy. Of all solutions the smallest shifts are taken, so that elements that the data do not tell apart share theirs.
-fn shifted(foundation: &Artifact, data: &Dataset) -> Result<Artifact, TrainError> {
+fn shifted(foundation: &Artifact, data: &Dataset, stop: Stop<'_>) -> Result<Artifact, TrainError> {
     // Shifts are of the order of eV, atomic energies are added in f64: single precision is enough, and users wait for it.
     let model = Model::load(foundation, candle_core::DType::F32, &candle_core::Device::Cpu)?;
     let header = foundation.header().clone();
@@ -72,6 +73,7 @@ fn shifted(foundation: &Artifact, data: &Dataset) -> Result<Artifact, TrainError
     let rows: Vec<Option<(u32, BTreeMap<u8, f64>, f64)>> = chosen
         .into_par_iter()
         .map(|index| {
+            stop.check()?;
             let frame = data.train.frame(index)?;
             let Some(energy) = frame.energy else { return Ok(None) };
             let sample = Sample::new(&header, frame)?;

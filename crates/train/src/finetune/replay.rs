@@ -15,6 +15,7 @@ use crate::data::read::read_files;
 use crate::data::{DataConfig, DataError, FileConfig, Frame, FrameSource, FrameSummary, KeysConfig, MissingLabels, shuffled_order};
 use crate::error::TrainError;
 use crate::step::Sample;
+use crate::stop::Stop;
 
 /// What tells the order of old frames from that of new ones.
 const OLD_STREAMS: u64 = 1 << 63;
@@ -136,12 +137,19 @@ impl FrameSource for UnderHead {
 ///
 /// # Errors
 /// [`DataError`].
-pub fn read(files: &[PathBuf], keys: &KeysConfig, head: Option<&str>, masked: bool, fields: &[String]) -> Result<Vec<Frame>, TrainError> {
+pub fn read(
+    files: &[PathBuf],
+    keys: &KeysConfig,
+    head: Option<&str>,
+    masked: bool,
+    fields: &[String],
+    stop: Stop<'_>,
+) -> Result<Vec<Frame>, TrainError> {
     let files: Vec<FileConfig> = files.iter().map(|path| FileConfig { head: head.map(str::to_owned), ..FileConfig::new(path) }).collect();
     let missing_labels = if masked { MissingLabels::Mask } else { MissingLabels::Error };
     let config = DataConfig { keys: keys.clone(), missing_labels, ..DataConfig::default() };
     let mut frames = Vec::new();
-    read_files(&files, &config, fields, &mut |frame| {
+    read_files(&files, &config, fields, stop, &mut |frame| {
         frames.push(frame);
         Ok(())
     })?;
@@ -176,8 +184,14 @@ pub fn shift_energies(frames: &mut [Frame], foundation: &Artifact, model: &Artif
 /// Labels old frames for replay: as `labels` says, with the zeros of energy of `model`, which is `foundation` as fine-tuning begins with it.
 ///
 /// # Errors
-/// [`TrainError::Finetune`] if no frame has a label; if a frame cannot be evaluated.
-pub fn label(frames: Vec<Frame>, labels: ReplayLabels, foundation: &Artifact, model: &Artifact) -> Result<Vec<Frame>, TrainError> {
+/// [`TrainError::Finetune`] if no frame has a label; if a frame cannot be evaluated, or it is asked to stop.
+pub fn label(
+    frames: Vec<Frame>,
+    labels: ReplayLabels,
+    foundation: &Artifact,
+    model: &Artifact,
+    stop: Stop<'_>,
+) -> Result<Vec<Frame>, TrainError> {
     match labels {
         ReplayLabels::Data => {
             let mut frames = frames;
@@ -190,17 +204,18 @@ pub fn label(frames: Vec<Frame>, labels: ReplayLabels, foundation: &Artifact, mo
             shift_energies(&mut frames, foundation, model)?;
             Ok(frames)
         }
-        ReplayLabels::Foundation => predicted(frames, model),
+        ReplayLabels::Foundation => predicted(frames, model, stop),
     }
 }
 
 /// Frames with the predictions of a model in the place of their labels. The weight of a label that was missing is 1.
-fn predicted(frames: Vec<Frame>, artifact: &Artifact) -> Result<Vec<Frame>, TrainError> {
+fn predicted(frames: Vec<Frame>, artifact: &Artifact, stop: Stop<'_>) -> Result<Vec<Frame>, TrainError> {
     let model = Model::load(artifact, candle_core::DType::F64, &candle_core::Device::Cpu)?;
     let header = artifact.header();
     frames
         .into_par_iter()
         .map(|frame| {
+            stop.check()?;
             let sample = Sample::new(header, Arc::new(frame))?;
             let batch = model.batch(&[&sample.prepared], &[&sample.frame.structure], sample.head)?;
             let evaluation = model.evaluate(&batch)?.swap_remove(0);
@@ -274,16 +289,18 @@ mod tests {
         let numbers = tesseral_potentials::Numbers::F64(energies);
         let tensor = tesseral_potentials::NamedTensor { name: "atomic_energies".into(), shape, numbers };
         let new = old.with_tensors(old.header().clone(), vec![tensor]).unwrap();
-        let shifted = label(vec![frame(Some(-5.0)), frame(None)], ReplayLabels::Data, &old, &new).unwrap();
+        let shifted = label(vec![frame(Some(-5.0)), frame(None)], ReplayLabels::Data, &old, &new, Stop::never()).unwrap();
         assert!((shifted[0].energy.unwrap() - (-5.0 + 2.0 * 0.25 - 3.0)).abs() < 1e-12);
         assert_eq!(shifted[1].energy, None);
         // What the model said before and what it says after the shift differ by the same.
-        let of = |artifact: &Artifact| label(vec![frame(None)], ReplayLabels::Foundation, &old, artifact).unwrap().remove(0);
-        let (before, after) = (of(&old), of(&new));
+        let of = |artifact: &Artifact, stop: Stop<'_>| label(vec![frame(None)], ReplayLabels::Foundation, &old, artifact, stop);
+        let (before, after) = (of(&old, Stop::never()).unwrap().remove(0), of(&new, Stop::never()).unwrap().remove(0));
         assert!((after.energy.unwrap() - before.energy.unwrap() + 2.5).abs() < 1e-9);
         assert_eq!(before.forces, after.forces);
         assert_eq!((after.forces.unwrap().len(), after.weights.energy, after.weights.forces), (3, 1.0, 1.0));
-        let error = label(vec![frame(None)], ReplayLabels::Data, &old, &new).unwrap_err();
+        let error = label(vec![frame(None)], ReplayLabels::Data, &old, &new, Stop::never()).unwrap_err();
         assert!(error.hint().unwrap().contains("foundation"), "{error}");
+        let asked = std::sync::atomic::AtomicBool::new(true);
+        assert!(of(&new, Stop::new(&asked)).unwrap_err().is_stop());
     }
 }

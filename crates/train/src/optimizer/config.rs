@@ -16,7 +16,8 @@ pub enum OptimizerKind {
     AdamW,
     /// Stochastic gradient descent with momentum.
     Sgd,
-    /// Limited-memory BFGS with a strong-Wolfe line search, for small models and full batches.
+    /// Limited-memory BFGS with a strong-Wolfe line search, for small models and full batches: a step is one line search (`lbfgs.iterations`) on its
+    /// frames, of which there should be all (`training.batch`, `training.accumulate`).
     Lbfgs,
 }
 
@@ -26,7 +27,7 @@ pub enum OptimizerKind {
 pub struct OptimizerConfig {
     /// Which optimiser. Default: adam.
     pub kind: OptimizerKind,
-    /// Learning rate before the schedule. L-BFGS does not use it: its line search finds the length of a step. Default: 0.01.
+    /// Learning rate before the schedule. L-BFGS uses neither: its line search finds the length of a step. Default: 0.01.
     pub learning_rate: f64,
     /// Decay of the averages of the gradient and of its square (Adam, AdamW). Default: 0.9, 0.999.
     pub betas: [f64; 2],
@@ -42,8 +43,10 @@ pub struct OptimizerConfig {
     pub momentum: f64,
     /// Whether the momentum is Nesterov's (SGD). Default: false.
     pub nesterov: bool,
-    /// Largest norm of the gradients of all parameters together; longer ones are shortened to it. 0 for no limit. Default: 10.
-    pub clip_norm: f64,
+    /// Largest norm of the gradients of all parameters together; longer ones are shortened to it. 0 for no limit. Default: 10; L-BFGS, whose line search
+    /// needs gradients as they are, has no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_norm: Option<f64>,
     /// Parameters with a learning rate or a weight decay of their own. A parameter belongs to the first group that names it. Default: none.
     pub groups: Vec<GroupConfig>,
     /// Settings of L-BFGS.
@@ -62,7 +65,7 @@ impl Default for OptimizerConfig {
             decay: None,
             momentum: 0.9,
             nesterov: false,
-            clip_norm: 10.0,
+            clip_norm: None,
             groups: Vec::new(),
             lbfgs: LbfgsConfig::default(),
         }
@@ -91,9 +94,11 @@ impl Default for GroupConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LbfgsConfig {
-    /// Pairs of displacement and change of the gradient that are kept. Default: 200.
+    /// Pairs of displacement and change of the gradient that are kept; each takes 16 bytes for every trained number, in memory and in checkpoints.
+    /// Default: 200.
     pub history: usize,
-    /// Line searches a step. Default: 20.
+    /// Line searches a step; more of them save the evaluation that a step begins with, and the average of the weights takes in what the last one comes to.
+    /// Default: 1.
     pub iterations: usize,
     /// Evaluations of the loss a line search, at most. Default: 25.
     pub evaluations: usize,
@@ -105,11 +110,16 @@ pub struct LbfgsConfig {
 
 impl Default for LbfgsConfig {
     fn default() -> Self {
-        Self { history: 200, iterations: 20, evaluations: 25, gradient_tolerance: 1e-7, change_tolerance: 1e-9 }
+        Self { history: 200, iterations: 1, evaluations: 25, gradient_tolerance: 1e-7, change_tolerance: 1e-9 }
     }
 }
 
 impl OptimizerConfig {
+    /// The norm that gradients are shortened to; 0 for no limit.
+    pub fn largest_norm(&self) -> f64 {
+        self.clip_norm.unwrap_or(if self.kind == OptimizerKind::Lbfgs { 0.0 } else { 10.0 })
+    }
+
     /// Whether the settings make sense, as far as that can be said without the parameters.
     ///
     /// # Errors
@@ -128,7 +138,11 @@ impl OptimizerConfig {
         self.betas.iter().try_for_each(|&beta| fraction("betas", beta))?;
         not_negative("eps", self.eps)?;
         not_negative("weight_decay", self.weight_decay)?;
-        not_negative("clip_norm", self.clip_norm)?;
+        if let Some(norm) = self.clip_norm {
+            not_negative("clip_norm", norm)?;
+            let reason = format!("{norm} makes no sense with L-BFGS, whose line search needs gradients as they are; leave it out");
+            require(self.kind != OptimizerKind::Lbfgs || norm == 0.0, "clip_norm", reason)?;
+        }
         fraction("momentum", self.momentum)?;
         require(!self.nesterov || self.momentum > 0.0, "nesterov", "it needs a momentum above 0".into())?;
         for (k, group) in self.groups.iter().enumerate() {
@@ -180,16 +194,22 @@ mod tests {
     fn senseless_settings_are_named() {
         let group = |factor| vec![GroupConfig { parameters: vec!["a".into()], learning_rate_factor: factor, weight_decay: None }];
         let good = OptimizerConfig::default();
-        let cases: [(&str, OptimizerConfig); 7] = [
+        let lbfgs = OptimizerConfig { kind: OptimizerKind::Lbfgs, ..good.clone() };
+        let cases: [(&str, OptimizerConfig); 9] = [
             ("learning_rate", OptimizerConfig { learning_rate: 0.0, ..good.clone() }),
             ("betas", OptimizerConfig { betas: [0.9, 1.0], ..good.clone() }),
             ("eps", OptimizerConfig { eps: f64::NAN, ..good.clone() }),
             ("nesterov", OptimizerConfig { nesterov: true, momentum: 0.0, ..good.clone() }),
             ("groups[0].learning_rate_factor", OptimizerConfig { groups: group(-1.0), ..good.clone() }),
-            ("groups[0].learning_rate_factor", OptimizerConfig { kind: OptimizerKind::Lbfgs, groups: group(0.5), ..good.clone() }),
+            ("groups[0].learning_rate_factor", OptimizerConfig { groups: group(0.5), ..lbfgs.clone() }),
+            ("clip_norm", OptimizerConfig { clip_norm: Some(-1.0), ..good.clone() }),
+            ("clip_norm", OptimizerConfig { clip_norm: Some(10.0), ..lbfgs.clone() }),
             ("groups[0].parameters", OptimizerConfig { groups: vec![GroupConfig::default()], ..good.clone() }),
         ];
         good.validate().unwrap();
+        lbfgs.validate().unwrap();
+        OptimizerConfig { clip_norm: Some(0.0), ..lbfgs.clone() }.validate().unwrap();
+        assert_eq!((good.largest_norm(), lbfgs.largest_norm()), (10.0, 0.0));
         for (expected, config) in cases {
             let error = config.validate().unwrap_err();
             assert!(matches!(&error, OptimizerError::Config { key, .. } if key == expected), "{error}");

@@ -4,6 +4,7 @@
 //! displacements are those of the rounded parameters.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::config::LbfgsConfig;
 
@@ -38,10 +39,10 @@ pub struct LbfgsReport {
     pub end: LbfgsEnd,
 }
 
-/// Displacements s and changes of the gradient y, oldest first.
+/// Displacements s and changes of the gradient y, oldest first. Copies share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Memory {
-    pub(super) pairs: VecDeque<(Vec<f64>, Vec<f64>)>,
+    pub(super) pairs: VecDeque<Arc<(Vec<f64>, Vec<f64>)>>,
 }
 
 pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
@@ -57,16 +58,19 @@ impl Memory {
     fn direction(&self, g: &[f64]) -> Vec<f64> {
         let mut q: Vec<f64> = g.iter().map(|g| -g).collect();
         let mut alphas = Vec::with_capacity(self.pairs.len());
-        for (s, y) in self.pairs.iter().rev() {
+        for pair in self.pairs.iter().rev() {
+            let (s, y) = &**pair;
             let alpha = dot(s, &q) / dot(s, y);
             q.iter_mut().zip(y).for_each(|(q, y)| *q -= alpha * y);
             alphas.push(alpha);
         }
-        if let Some((s, y)) = self.pairs.back() {
+        if let Some(pair) = self.pairs.back() {
+            let (s, y) = &**pair;
             let gamma = dot(s, y) / dot(y, y);
             q.iter_mut().for_each(|q| *q *= gamma);
         }
-        for ((s, y), alpha) in self.pairs.iter().zip(alphas.into_iter().rev()) {
+        for (pair, alpha) in self.pairs.iter().zip(alphas.into_iter().rev()) {
+            let (s, y) = &**pair;
             let beta = dot(y, &q) / dot(s, y);
             q.iter_mut().zip(s).for_each(|(q, s)| *q += (alpha - beta) * s);
         }
@@ -79,7 +83,7 @@ impl Memory {
             while self.pairs.len() >= history {
                 self.pairs.pop_front();
             }
-            self.pairs.push_back((s, y));
+            self.pairs.push_back(Arc::new((s, y)));
         }
     }
 }
@@ -159,13 +163,14 @@ fn line_search<E>(
 }
 
 /// Minimises a function of all parameters from `x` on. `evaluate` sets the parameters to a position and returns the position as it was rounded,
-/// the loss and its gradient. At the end the parameters are at the last accepted position.
+/// the loss and its gradient. At the end the parameters are at the last accepted position. Line searches try `first_trial` times the usual length first.
 ///
 /// # Errors
 /// Those of `evaluate`. The loss at the start must be finite; the caller sees to that.
 pub(super) fn minimize<E>(
     memory: &mut Memory,
     config: &LbfgsConfig,
+    first_trial: f64,
     x: Vec<f64>,
     mut evaluate: impl FnMut(&[f64]) -> Result<(Vec<f64>, f64, Vec<f64>), E>,
 ) -> Result<LbfgsReport, E> {
@@ -186,23 +191,30 @@ pub(super) fn minimize<E>(
         if largest(&here.g) <= config.gradient_tolerance {
             return Ok(report(&here, iteration, evaluations, LbfgsEnd::Converged));
         }
-        let mut direction = memory.direction(&here.g);
-        here.slope = dot(&direction, &here.g);
-        if here.slope.is_nan() || here.slope >= 0.0 {
-            memory.pairs.clear();
-            direction = here.g.iter().map(|g| -g).collect();
-            here.slope = -dot(&here.g, &here.g);
-        }
-        // Without a memory the scale of the direction says nothing: the first trial moves all parameters together by at most 1.
-        let first = if memory.pairs.is_empty() { (1.0 / here.g.iter().map(|g| g.abs()).sum::<f64>()).min(1.0) } else { 1.0 };
         let mut last = here.x.clone();
-        let found = line_search(&here, first, config, largest(&direction), |t| {
-            evaluations += 1;
-            let trial: Vec<f64> = here.x.iter().zip(&direction).map(|(x, d)| x + t * d).collect();
-            let (x, loss, g) = evaluate(&trial)?;
-            last.clone_from(&x);
-            Ok(Point { t, loss, slope: dot(&direction, &g), x, g })
-        })?;
+        let found = loop {
+            let mut direction = memory.direction(&here.g);
+            here.slope = dot(&direction, &here.g);
+            if here.slope.is_nan() || here.slope >= 0.0 {
+                memory.pairs.clear();
+                direction = here.g.iter().map(|g| -g).collect();
+                here.slope = -dot(&here.g, &here.g);
+            }
+            // Without a memory the scale of the direction says nothing: the first trial moves all parameters together by at most 1.
+            let usual = if memory.pairs.is_empty() { (1.0 / here.g.iter().map(|g| g.abs()).sum::<f64>()).min(1.0) } else { 1.0 };
+            let found = line_search(&here, first_trial * usual, config, largest(&direction), |t| {
+                evaluations += 1;
+                let trial: Vec<f64> = here.x.iter().zip(&direction).map(|(x, d)| x + t * d).collect();
+                let (x, loss, g) = evaluate(&trial)?;
+                last.clone_from(&x);
+                Ok(Point { t, loss, slope: dot(&direction, &g), x, g })
+            })?;
+            if found.is_some() || memory.pairs.is_empty() {
+                break found;
+            }
+            // What is remembered of other frames, or of weights far from here, may point nowhere: then the gradient alone is followed.
+            memory.pairs.clear();
+        };
         let Some(mut next) = found else {
             evaluate(&here.x)?;
             return Ok(report(&here, iteration, evaluations + 1, LbfgsEnd::Stalled));
@@ -253,7 +265,7 @@ mod tests {
         round: impl Fn(f64) -> f64,
     ) -> LbfgsReport {
         let start = x.clone();
-        let result: Result<_, Infallible> = minimize(memory, config, start, |trial| {
+        let result: Result<_, Infallible> = minimize(memory, config, 1.0, start, |trial| {
             *x = trial.iter().map(|&x| round(x)).collect();
             let (loss, g) = f(x);
             Ok((x.clone(), loss, g))
@@ -323,6 +335,40 @@ mod tests {
         let report = run(&config, &mut Memory::default(), &mut x, rosenbrock, |x| f64::from(x as f32));
         assert!(x.iter().all(|x| (x - 1.0).abs() < 1e-3), "{x:?} {report:?}");
         assert_eq!(rosenbrock(&x).0, report.loss);
+    }
+
+    #[test]
+    fn a_memory_that_points_nowhere_is_given_up() {
+        // A valley along x whose walls are nearer than any change that counts, and a memory that points at one of them.
+        let f = |x: &[f64]| {
+            let beyond = (x[1].abs() - 1e-12).max(0.0);
+            let wall = if beyond > 0.0 { x[1].signum() * 1e12 } else { 0.0 };
+            (0.5 * (x[0] - 1.0).powi(2) + 1e12 * beyond, vec![x[0] - 1.0, wall])
+        };
+        let mut memory = Memory::default();
+        memory.push(vec![1e-9, 1.0], vec![1e-9, 1e-9], 5);
+        let direction = memory.direction(&f(&[0.0, 0.0]).1);
+        assert!(direction[0] > 0.0 && direction[1].abs() > 0.5 * direction[0], "{direction:?}");
+        let mut x = vec![0.0, 0.0];
+        let report = run(&LbfgsConfig::default(), &mut memory, &mut x, f, |x| x);
+        assert_eq!((report.end, report.iterations, &x[..]), (LbfgsEnd::Iterations, 1, &[1.0, 0.0][..]));
+        assert_eq!(memory.pairs.iter().map(|pair| pair.0.clone()).collect::<Vec<_>>(), [[1.0, 0.0]]);
+    }
+
+    #[test]
+    fn a_shorter_first_trial_makes_a_shorter_step() {
+        let f = |x: &[f64]| (0.5 * x[0] * x[0], vec![x[0]]);
+        let ends = [1.0, 0.25].map(|first| {
+            let (mut memory, mut x) = (Memory::default(), vec![0.5]);
+            let result: Result<_, Infallible> = minimize(&mut memory, &LbfgsConfig::default(), first, x.clone(), |trial| {
+                x = trial.to_vec();
+                let (loss, g) = f(&x);
+                Ok((x.clone(), loss, g))
+            });
+            assert_eq!(result.unwrap().end, LbfgsEnd::Iterations);
+            x[0]
+        });
+        assert_eq!(ends, [0.0, 0.375]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod sgd;
 pub(crate) mod state;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
@@ -121,10 +122,13 @@ impl Optimizer {
                 Ok(Parameter { name: name.clone(), var: var.clone(), settings, steps: 0, slots })
             })
             .collect::<Result<_, StateError>>()?;
-        Ok(Self { rule, learning_rate: config.learning_rate, parameters })
+        // What L-BFGS has in place of a learning rate is a factor of the lengths that its line searches try first.
+        let learning_rate = if config.kind == OptimizerKind::Lbfgs { 1.0 } else { config.learning_rate };
+        Ok(Self { rule, learning_rate, parameters })
     }
 
-    /// The learning rate of the next step, before the factors of groups.
+    /// The learning rate of the next step, before the factors of groups. For L-BFGS, which has none, what the length that a line search tries first is
+    /// multiplied with: 1 unless [`Self::set_learning_rate`] has set something else.
     pub fn learning_rate(&self) -> f64 {
         self.learning_rate
     }
@@ -196,20 +200,22 @@ impl Optimizer {
         Ok(())
     }
 
-    /// One step of L-BFGS: several line searches. `evaluate` gives the loss and its gradients at the parameters as they are set, of the same data
-    /// each time it is called. Weight decay adds ½ λ w² to the loss. At the end the parameters are at the lowest accepted point.
+    /// One step of L-BFGS: as many line searches as the configuration says. `evaluate` gives the loss and its gradients at the parameters as they are set, of
+    /// the same data each time it is called; a loss that is not finite says that a trial went too far. Weight decay adds ½ λ w² to the loss. At the end the
+    /// parameters are at the lowest accepted point.
     ///
     /// # Errors
-    /// Those of `evaluate` (the parameters are as before then); [`OptimizerError`] if this is not L-BFGS, the loss at the start is not finite, or a
-    /// gradient does not fit.
+    /// Those of `evaluate`; [`OptimizerError`] if this is not L-BFGS, the loss at the start is not finite, or a gradient does not fit. Parameters and what is
+    /// remembered are as before then.
     pub fn minimize<E: From<OptimizerError>>(
         &mut self,
         mut evaluate: impl FnMut() -> Result<(f64, BTreeMap<String, Tensor>), E>,
     ) -> Result<LbfgsReport, E> {
         let start = self.gather().map_err(OptimizerError::from)?;
         let Rule::Lbfgs(config, memory) = &mut self.rule else { return Err(OptimizerError::NeedsGradients.into()) };
-        let (config, mut memory) = (config.clone(), std::mem::take(memory));
-        let result = lbfgs::minimize(&mut memory, &config, start.clone(), |x| {
+        let (config, before) = (config.clone(), std::mem::take(memory));
+        let mut memory = before.clone();
+        let result = lbfgs::minimize(&mut memory, &config, self.learning_rate, start.clone(), |x| {
             let x = self.scatter(x).map_err(OptimizerError::from)?;
             let (mut loss, gradients) = evaluate()?;
             self.check(&gradients)?;
@@ -227,12 +233,19 @@ impl Optimizer {
             }
             Ok::<_, E>((x, loss, g))
         });
-        self.rule = Rule::Lbfgs(config, memory);
+        self.rule = Rule::Lbfgs(config, if result.is_ok() { memory } else { before });
         if result.is_err() {
             self.scatter(&start).map_err(OptimizerError::from)?;
         }
         let report = result?;
         if report.loss.is_finite() { Ok(report) } else { Err(OptimizerError::Loss(report.loss).into()) }
+    }
+
+    /// Forgets what L-BFGS knows of the curvature, which is of another loss from now on. What other optimisers keep is averages, which follow a change.
+    pub fn forget_curvature(&mut self) {
+        if let Rule::Lbfgs(_, memory) = &mut self.rule {
+            *memory = lbfgs::Memory::default();
+        }
     }
 
     /// All parameters, one after another, in f64.
@@ -270,8 +283,8 @@ impl Optimizer {
                 shape: vec![memory.pairs.len(), self.num_elements()],
                 numbers: Numbers::F64(numbers),
             };
-            let displacements = memory.pairs.iter().flat_map(|(s, _)| s).copied().collect();
-            let changes = memory.pairs.iter().flat_map(|(_, y)| y).copied().collect();
+            let displacements = memory.pairs.iter().flat_map(|pair| &pair.0).copied().collect();
+            let changes = memory.pairs.iter().flat_map(|pair| &pair.1).copied().collect();
             return Ok(vec![array("displacements", displacements), array("gradient_changes", changes)]);
         }
         let mut state = Vec::new();
@@ -312,7 +325,7 @@ impl Optimizer {
                 return Err(StateError::Shape { name, found: vec![y.len(), elements], expected: vec![s.len(), elements] });
             }
             saved.finish()?;
-            memory.pairs = s.into_iter().zip(y).collect();
+            memory.pairs = s.into_iter().zip(y).map(Arc::new).collect();
             return Ok(());
         }
         let mut loaded = Vec::with_capacity(self.parameters.len());

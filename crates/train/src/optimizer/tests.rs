@@ -62,7 +62,7 @@ fn steps_of_torch() {
                 }
                 optimizer.set_learning_rate(step["learning_rate"].as_f64().unwrap());
                 let norm = gradients::global_norm(&gradients).unwrap();
-                optimizer.step(&gradients, gradients::clip_factor(norm, config.clip_norm)).unwrap();
+                optimizer.step(&gradients, gradients::clip_factor(norm, config.largest_norm())).unwrap();
                 for (name, var) in &variables {
                     let tolerance = if dtype == DType::F32 { 3e-7 } else { 2e-15 };
                     let error = relative_error(&values(var), &numbers(&step["after"][name]));
@@ -244,19 +244,33 @@ fn lbfgs_minimises_and_goes_on() {
 
 #[test]
 fn lbfgs_puts_the_parameters_back_after_an_error() {
-    let config = OptimizerConfig { kind: OptimizerKind::Lbfgs, ..OptimizerConfig::default() };
+    let lbfgs = LbfgsConfig { iterations: 20, history: 2, ..LbfgsConfig::default() };
+    let config = OptimizerConfig { kind: OptimizerKind::Lbfgs, lbfgs, ..OptimizerConfig::default() };
     let variables = small([DType::F32, DType::F64]);
-    let before = save_variables(&variables).unwrap();
     let mut optimizer = Optimizer::new(&config, &variables).unwrap();
-    let mut calls = 0;
-    let result = optimizer.minimize(|| {
-        calls += 1;
-        if calls == 3 { Err(OptimizerError::Loss(f64::INFINITY)) } else { Ok(bowl(&variables)) }
-    });
-    assert!(matches!(result, Err(OptimizerError::Loss(_))));
-    assert_eq!(save_variables(&variables).unwrap(), before);
+    for moment in [3, 6, 9] {
+        let (before, remembered) = (save_variables(&variables).unwrap(), bits(&optimizer.state().unwrap()));
+        let mut calls = 0;
+        let result = optimizer.minimize(|| {
+            calls += 1;
+            if calls == moment { Err(OptimizerError::Loss(f64::INFINITY)) } else { Ok(bowl(&variables)) }
+        });
+        assert!(matches!(result, Err(OptimizerError::Loss(_))));
+        assert_eq!(save_variables(&variables).unwrap(), before);
+        assert_eq!(bits(&optimizer.state().unwrap()), remembered);
+        // On to somewhere else, with something to remember.
+        let few = LbfgsConfig { iterations: 2, ..config.lbfgs.clone() };
+        let mut other = Optimizer::new(&OptimizerConfig { lbfgs: few, ..config.clone() }, &variables).unwrap();
+        other.load_state(&optimizer.state().unwrap()).unwrap();
+        other.minimize(|| Ok::<_, OptimizerError>(bowl(&variables))).unwrap();
+        optimizer.load_state(&other.state().unwrap()).unwrap();
+    }
+    optimizer.forget_curvature();
+    assert_eq!(optimizer.state().unwrap()[0].shape[0], 0);
+    let before = save_variables(&variables).unwrap();
     let result = optimizer.minimize(|| Ok::<_, OptimizerError>((f64::NAN, BTreeMap::new())));
     assert!(matches!(result, Err(OptimizerError::Loss(x)) if x.is_nan()));
+    assert_eq!(save_variables(&variables).unwrap(), before);
     let mut adam = Optimizer::new(&OptimizerConfig::default(), &variables).unwrap();
     assert!(matches!(adam.minimize(|| Ok::<_, OptimizerError>(bowl(&variables))), Err(OptimizerError::NeedsGradients)));
 }

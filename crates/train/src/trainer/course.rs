@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use candle_core::Var;
 use serde::{Deserialize, Serialize};
 use tesseral_potentials::{Artifact, Model};
 
+use super::objective::Objective;
 use super::{Ending, Files, Progress};
 use crate::average::Average;
 use crate::checkpoint::{Best, Checkpoint, CheckpointError, Checkpoints, TrainingState};
@@ -19,12 +19,14 @@ use crate::finetune::ewc::Anchor;
 use crate::finetune::lora::LowRank;
 use crate::finetune::replay::Mixture;
 use crate::loader::{Loaded, Loader, Samples};
-use crate::log::{self, LogWriter, Record};
+use crate::log::{self, LogError, LogWriter, Record};
 use crate::loss::LossTerms;
-use crate::optimizer::{Optimizer, check_finite, clip_factor, global_norm, load_variables, save_variables};
+use crate::optimizer::{LbfgsEnd, Optimizer, load_variables, save_variables};
 use crate::report::{ForgettingRow, Phase};
 use crate::schedule::Schedule;
-use crate::step::{Batch, gradients};
+use crate::step::Batch;
+use crate::stop::Stop;
+use crate::tensorboard::TensorBoard;
 
 /// Times that a training goes back to a checkpoint before it gives up.
 const ROLLBACKS: u64 = 5;
@@ -39,6 +41,8 @@ pub(super) struct Position {
     pub(super) epoch: u64,
     /// Frames of this epoch that are done.
     frame: usize,
+    /// Whether the errors that are due after the last epoch, or before the first one, have been measured.
+    measured: bool,
     /// Sum over the steps of this epoch of loss times frames.
     loss: f64,
     /// Time in this epoch, s.
@@ -78,21 +82,56 @@ pub(super) struct Course {
     pub(super) average: Option<Average>,
     pub(super) checkpoints: Checkpoints,
     pub(super) log: Option<LogWriter>,
+    pub(super) tensorboard: Option<TensorBoard>,
     pub(super) position: Position,
     /// Frames of the old domain on which forgetting is measured, by name.
     pub(super) old: Vec<(String, Arc<Samples>)>,
     /// Errors before fine-tuning.
     pub(super) before: Vec<ForgettingRow>,
+    /// Whether it was said that L-BFGS gets no further.
+    pub(super) said_stalled: bool,
+}
+
+/// Time that training takes.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    /// When this process began with it.
+    begun: Instant,
+    /// What its earlier parts took, s.
+    before: f64,
+}
+
+impl Clock {
+    /// All parts, s.
+    fn seconds(self) -> f64 {
+        self.before + self.begun.elapsed().as_secs_f64()
+    }
 }
 
 impl Course {
-    /// Writes a line of the log, if there is one.
+    /// Writes a record wherever records go: into the log, and for TensorBoard.
     pub(super) fn record(&mut self, record: Record) -> Result<(), TrainError> {
-        Ok(self.log.as_mut().map_or(Ok(()), |log| log.write(&record))?)
+        if let Some(log) = &mut self.log {
+            log.write(&record)?;
+        }
+        if let Some(tensorboard) = &mut self.tensorboard {
+            tensorboard.record(&record).map_err(LogError::from)?;
+        }
+        Ok(())
     }
 
     fn event(&mut self, message: String, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<(), TrainError> {
         tell(Progress::Event(&message));
+        self.note(message)
+    }
+
+    /// Warns of something.
+    fn warn(&mut self, message: String) -> Result<(), TrainError> {
+        tracing::warn!("{message}");
+        self.note(message)
+    }
+
+    fn note(&mut self, message: String) -> Result<(), TrainError> {
         let (step, epoch) = (self.position.step, self.position.epoch);
         self.record(Record::Event(log::Event { step, epoch, message }))
     }
@@ -148,49 +187,84 @@ impl Course {
 
     fn learning_rate(&self) -> f64 {
         let scheduled = match self.config.loss.stage_two.filter(|_| self.in_stage_two()) {
+            // L-BFGS has none: this is the factor of the length that its line searches try first.
+            _ if self.optimizer.needs_function() => 1.0,
             Some(stage) => stage.learning_rate,
             None => self.config.optimizer.learning_rate * self.schedule.factor(self.position.step, self.position.epoch),
         };
         scheduled * self.config.training.rollback_factor.powi(i32::try_from(self.position.rollbacks).unwrap_or(i32::MAX))
     }
 
-    /// Trains until something ends it.
-    pub(super) fn run(&mut self, stop: &AtomicBool, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Ending, TrainError> {
-        let start = Instant::now();
-        let before = self.position.wall_seconds;
+    /// Trains until something ends it. The process began with it at `begun`.
+    pub(super) fn run(
+        &mut self,
+        stop: Stop<'_>,
+        begun: Instant,
+        tell: &mut (dyn FnMut(Progress<'_>) + Send),
+    ) -> Result<Ending, TrainError> {
+        let clock = Clock { begun, before: self.position.wall_seconds };
+        let every = self.config.training.checkpoint.epochs as u64;
         let mut saved = Instant::now();
-        if self.position.step == 0 && self.position.epoch == 0 {
-            let validation = if self.valid.is_empty() { None } else { Some(self.validate(tell)?) };
-            let best = validation.as_ref().is_some_and(|v| v.best);
-            self.before = self.forgetting(Phase::Before, validation.map(|v| v.errors))?;
-            // What it began with is the best there is until something is better, and what a roll-back goes to.
-            self.save(best)?;
-        }
-        while self.position.epoch < self.config.training.max_epochs as u64 {
-            match self.epoch(stop, tell, (start, before), &mut saved) {
-                Ok(None) => {}
+        let mut is_saved = true;
+        loop {
+            if !self.position.measured {
+                let best = match self.measure(stop, tell) {
+                    // Saved as it was before, so that it is measured when it goes on.
+                    Err(error) if error.is_stop() => {
+                        self.position.wall_seconds = clock.seconds();
+                        self.save(false)?;
+                        return Ok(Ending::Interrupted);
+                    }
+                    measured => measured?,
+                };
+                self.position.wall_seconds = clock.seconds();
+                let epoch = self.position.epoch;
+                // What it began with is the best there is until something is better, and what a roll-back goes to.
+                if best || epoch == 0 || (every > 0 && epoch.is_multiple_of(every)) {
+                    self.save(best)?;
+                    saved = Instant::now();
+                    is_saved = true;
+                }
+            }
+            if let Some(ending) = self.ending(stop, clock) {
+                if !is_saved {
+                    self.save(false)?;
+                }
+                return Ok(ending);
+            }
+            is_saved = false;
+            match self.epoch(stop, tell, clock, &mut saved) {
+                Ok(None) => self.end_epoch(tell)?,
                 Ok(Some(ending)) => {
                     self.save(false)?;
                     return Ok(ending);
                 }
-                Err(error @ TrainError::NotFinite { .. }) if self.config.training.nan == OnNan::Rollback => {
-                    self.roll_back(error, tell)?;
-                    continue;
-                }
+                Err(error @ TrainError::NotFinite { .. }) if self.config.training.nan == OnNan::Rollback => self.roll_back(error, tell)?,
                 Err(error) => return Err(error),
             }
-            let best = self.end_epoch(tell)?;
-            let every = self.config.training.checkpoint.epochs as u64;
-            if best || (every > 0 && self.position.epoch.is_multiple_of(every)) {
-                self.save(best)?;
-                saved = Instant::now();
-            }
-            let patience = self.config.training.patience as u64;
-            if patience > 0 && self.position.since_best >= patience.div_ceil(self.config.training.validate_every as u64) {
-                return Ok(Ending::Patience);
-            }
         }
-        Ok(Ending::Finished)
+    }
+
+    /// Whether and how it ends between two epochs.
+    fn ending(&self, stop: Stop<'_>, clock: Clock) -> Option<Ending> {
+        let training = &self.config.training;
+        let patience = (training.patience as u64).div_ceil(training.validate_every as u64);
+        if patience > 0 && self.position.since_best >= patience {
+            Some(Ending::Patience)
+        } else if self.position.epoch >= training.max_epochs as u64 {
+            Some(Ending::Finished)
+        } else {
+            self.cut_short(stop, clock)
+        }
+    }
+
+    /// Whether it ends before it is done.
+    fn cut_short(&self, stop: Stop<'_>, clock: Clock) -> Option<Ending> {
+        if stop.is_asked() {
+            return Some(Ending::Interrupted);
+        }
+        let limit = self.config.training.max_time?;
+        (clock.begun.elapsed().as_secs_f64() >= limit.seconds()).then_some(Ending::Time)
     }
 
     fn save(&mut self, best: bool) -> Result<(), TrainError> {
@@ -201,9 +275,9 @@ impl Course {
     /// The rest of an epoch, or as much as there is time for.
     fn epoch(
         &mut self,
-        stop: &AtomicBool,
+        stop: Stop<'_>,
         tell: &mut (dyn FnMut(Progress<'_>) + Send),
-        (start, before): (Instant, f64),
+        clock: Clock,
         saved: &mut Instant,
     ) -> Result<Option<Ending>, TrainError> {
         let training = self.config.training.clone();
@@ -212,22 +286,33 @@ impl Course {
         let loader = Loader::new(self.train.clone(), order, self.position.frame, training.batch, training.threads)?;
         let mut batches: Vec<Batch> = Vec::new();
         for loaded in loader {
+            // Frames that wait for their step are read again.
+            if stop.is_asked() {
+                return Ok(Some(Ending::Interrupted));
+            }
             let Loaded { batch, position } = loaded?;
             batches.push(batch);
             if batches.len() < training.accumulate && position < count {
                 continue;
             }
-            let step = self.step(&batches)?;
+            if self.optimizer.needs_function() && self.position.step == 0 && position < count {
+                self.warn(format!(
+                    "optimizer.kind: L-BFGS compares the losses of different frames, because a step sees {position} of {count}; make training.batch, or \
+                     training.accumulate, large enough for all"
+                ))?;
+            }
+            let step = match self.step(&batches, stop) {
+                // A line search was left; the weights are as before.
+                Err(error) if error.is_stop() => return Ok(Some(Ending::Interrupted)),
+                step => step?,
+            };
             batches.clear();
             self.position.frame = position;
-            self.position.wall_seconds = before + start.elapsed().as_secs_f64();
+            self.position.wall_seconds = clock.seconds();
             tell(Progress::Step(&step, (position, count)));
             self.record(Record::Step(step))?;
-            if stop.load(Ordering::Relaxed) {
-                return Ok(Some(Ending::Interrupted));
-            }
-            if training.max_time.is_some_and(|limit| self.position.wall_seconds >= limit.seconds()) {
-                return Ok(Some(Ending::Time));
+            if let Some(ending) = self.cut_short(stop, clock) {
+                return Ok(Some(ending));
             }
             let every = training.checkpoint.time.seconds();
             if every > 0.0 && saved.elapsed().as_secs_f64() >= every && position < count {
@@ -239,31 +324,28 @@ impl Course {
     }
 
     /// One update of the weights.
-    fn step(&mut self, batches: &[Batch]) -> Result<log::Step, TrainError> {
+    fn step(&mut self, batches: &[Batch], stop: Stop<'_>) -> Result<log::Step, TrainError> {
         let start = Instant::now();
         let learning_rate = self.learning_rate();
-        let mut found = gradients(&self.model, &self.weights, batches, &self.config.loss, self.loss_weights())?;
-        if let Some(low_rank) = &self.low_rank {
-            found.by_name = low_rank.project(&found.by_name)?;
-        }
-        let penalty = match &self.anchor {
-            Some(anchor) => anchor.add(&self.variables, &mut found.by_name)?,
-            None => 0.0,
-        };
-        let norm = global_norm(&found.by_name)?;
-        if !norm.is_finite() {
-            let one = if let [batch] = batches
-                && let [sample] = &batch[..]
-            {
-                Some(sample.frame.origin.clone())
-            } else {
-                None
-            };
-            return Err(TrainError::NotFinite { what: "the gradient", origin: one });
-        }
         self.optimizer.set_learning_rate(learning_rate);
-        self.optimizer.step(&found.by_name, clip_factor(norm, self.config.optimizer.clip_norm))?;
-        check_finite(&self.variables)?;
+        let objective = Objective {
+            factors: self.loss_weights(),
+            model: &self.model,
+            weights: &self.weights,
+            variables: &self.variables,
+            low_rank: self.low_rank.as_ref(),
+            anchor: self.anchor.as_ref(),
+            loss: &self.config.loss,
+            batches,
+        };
+        let mut stalled = None;
+        let found = if self.optimizer.needs_function() {
+            let (found, report) = objective.minimize(&mut self.optimizer, stop)?;
+            stalled = (report.iterations == 0).then_some(report.end);
+            found
+        } else {
+            objective.descend(&mut self.optimizer, self.config.optimizer.largest_norm())?
+        };
         self.merge()?;
         if let Some(average) = &mut self.average {
             average.update()?;
@@ -272,18 +354,25 @@ impl Course {
         let frames = samples().count();
         let seconds = start.elapsed().as_secs_f64();
         self.position.step += 1;
-        let loss = found.terms.total() + penalty;
+        let loss = found.loss();
         self.position.loss += loss * frames as f64;
         self.position.seconds += seconds;
+        if let Some(end) = stalled
+            && !self.said_stalled
+        {
+            self.said_stalled = true;
+            let why = if end == LbfgsEnd::Converged { "the gradient is as small as was asked for" } else { "no lower loss was found" };
+            self.warn(format!("L-BFGS: {why}; the weights stay as they are for this step"))?;
+        }
         let LossTerms { energy, forces, stress } = found.terms;
-        let terms = [("energy", energy), ("forces", forces), ("stress", stress), ("ewc", penalty)];
+        let terms = [("energy", energy), ("forces", forces), ("stress", stress), ("ewc", found.penalty)];
         Ok(log::Step {
             step: self.position.step,
             epoch: self.position.epoch + 1,
             loss,
             terms: terms.into_iter().filter(|(_, x)| *x != 0.0).map(|(name, x)| (name.to_owned(), x)).collect(),
             learning_rate,
-            gradient_norm: norm,
+            gradient_norm: found.norm,
             frames: frames as u64,
             atoms: samples().map(|s| s.frame.structure.len() as u64).sum(),
             edges: samples().map(|s| s.prepared.num_edges() as u64).sum(),
@@ -291,8 +380,8 @@ impl Course {
         })
     }
 
-    /// Ends an epoch: its line of the log, and, when it is time, a validation. Returns whether that was the best so far.
-    fn end_epoch(&mut self, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<bool, TrainError> {
+    /// Ends an epoch: its line of the log.
+    fn end_epoch(&mut self, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<(), TrainError> {
         let epoch = log::Epoch {
             epoch: self.position.epoch + 1,
             step: self.position.step,
@@ -300,40 +389,67 @@ impl Course {
             learning_rate: self.learning_rate(),
             seconds: self.position.seconds,
         };
-        let was_in_stage_two = self.in_stage_two();
         self.position.epoch += 1;
+        self.position.measured = false;
         (self.position.frame, self.position.loss, self.position.seconds) = (0, 0.0, 0.0);
         tell(Progress::Epoch(&epoch));
-        self.record(Record::Epoch(epoch))?;
+        self.record(Record::Epoch(epoch))
+    }
+
+    /// What is due after an epoch, or before the first one: errors, and what follows from them. Returns whether they are the best so far.
+    ///
+    /// # Errors
+    /// [`TrainError::Stopped`] if it is asked to stop: the position is as before then, and all of it is still due.
+    fn measure(&mut self, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<bool, TrainError> {
         let training = &self.config.training;
-        let last = self.position.epoch == training.max_epochs as u64;
-        let mut best = false;
-        let due = last || self.position.epoch.is_multiple_of(training.validate_every as u64);
-        if due && self.valid.is_empty() {
-            self.forgetting(Phase::During, None)?;
-        } else if due {
-            let validation = self.validate(tell)?;
-            self.forgetting(Phase::During, Some(validation.errors))?;
-            best = validation.best;
-            if self.schedule.observe(validation.loss) {
-                let message = format!("the learning rate is {:.3e} from here on", self.learning_rate());
-                self.event(message, tell)?;
+        let epoch = self.position.epoch;
+        let due = epoch == training.max_epochs as u64 || epoch.is_multiple_of(training.validate_every as u64);
+        let before = (self.position.best, self.position.since_best);
+        let errors = if due { self.errors(stop, tell) } else { Ok(None) };
+        let validation = match errors {
+            Ok(validation) => validation,
+            Err(error) => {
+                (self.position.best, self.position.since_best) = before;
+                return Err(error);
             }
+        };
+        self.position.measured = true;
+        if epoch == 0 {
+            return Ok(validation.is_some_and(|v| v.best));
         }
-        if self.in_stage_two() && !was_in_stage_two {
+        if let Some(validation) = &validation
+            && self.schedule.observe(validation.loss)
+            && !self.optimizer.needs_function()
+        {
+            let message = format!("the learning rate is {:.3e} from here on", self.learning_rate());
+            self.event(message, tell)?;
+        }
+        if self.config.loss.stage_two.is_some_and(|stage| stage.first_epoch(self.config.training.max_epochs) as u64 == epoch) {
             // What was best for other weights is not comparable.
             self.position.best = None;
             self.position.since_best = 0;
+            self.optimizer.forget_curvature();
             let message = format!("second stage: other weights in the loss, learning rate {:.3e}", self.learning_rate());
             self.event(message, tell)?;
         }
-        Ok(best)
+        Ok(validation.is_some_and(|v| v.best))
+    }
+
+    /// Errors on the frames to validate on and, of a fine-tuning, on the old domain.
+    fn errors(&mut self, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Option<log::Validation>, TrainError> {
+        let phase = if self.position.epoch == 0 { Phase::Before } else { Phase::During };
+        let validation = if self.valid.is_empty() { None } else { Some(self.validate(stop, tell)?) };
+        let rows = self.forgetting(phase, validation.as_ref().map(|v| v.errors.clone()), stop)?;
+        if phase == Phase::Before {
+            self.before = rows;
+        }
+        Ok(validation)
     }
 
     /// Measures the errors on the frames to validate on, with averaged weights where there are any.
-    fn validate(&mut self, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<log::Validation, TrainError> {
+    fn validate(&mut self, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<log::Validation, TrainError> {
         let start = Instant::now();
-        let (loss, metrics) = self.averaged(|course| course.evaluate(&course.valid, 0..course.valid.len(), None))?;
+        let (loss, metrics) = self.averaged(|course| course.evaluate(&course.valid, 0..course.valid.len(), None, stop))?;
         let best = loss.is_finite() && self.position.best.is_none_or(|best| loss < best.loss);
         self.position.since_best += 1;
         if best {
@@ -372,3 +488,6 @@ impl Course {
         self.event(message, tell)
     }
 }
+
+#[cfg(test)]
+mod tests;

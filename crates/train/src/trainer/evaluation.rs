@@ -16,6 +16,7 @@ use crate::loader::{Loader, Samples};
 use crate::loss::{LabelCounts, Labels, LossTerms, Predictions, loss};
 use crate::metrics::{Metrics, Prediction};
 use crate::step::Sample;
+use crate::stop::Stop;
 
 /// Points of each parity plot.
 const POINTS: usize = 3000;
@@ -39,14 +40,21 @@ impl Course {
         self.low_rank.as_ref().map_or(Ok(()), LowRank::merge)
     }
 
-    /// The loss on some samples, and their errors; with points for plots if there is a seed for their choice.
-    pub(super) fn evaluate(&self, samples: &Arc<Samples>, range: Range<usize>, points: Option<u64>) -> Result<(f64, Metrics), TrainError> {
+    /// The loss on some samples, and their errors; with points for plots if there is a seed for their choice. `stop` is asked for before each batch.
+    pub(super) fn evaluate(
+        &self,
+        samples: &Arc<Samples>,
+        range: Range<usize>,
+        points: Option<u64>,
+        stop: Stop<'_>,
+    ) -> Result<(f64, Metrics), TrainError> {
         let mut metrics = points.map_or_else(Metrics::new, |seed| Metrics::with_samples(POINTS, seed));
         let order = range.collect();
         let training = &self.config.training;
         let mut counts = LabelCounts::default();
         let mut parts: Vec<(LossTerms, LabelCounts)> = Vec::new();
         for loaded in Loader::new(samples.clone(), order, 0, training.valid_batch, training.threads)? {
+            stop.check()?;
             let batch = loaded?.batch;
             let evaluations = self.evaluate_batch(&batch)?;
             for (sample, evaluation) in batch.iter().zip(&evaluations) {

@@ -13,36 +13,28 @@ use crate::loader::Samples;
 use crate::log::{self, Record};
 use crate::optimizer::save_variables;
 use crate::report::{Phase, Report, SetRow};
+use crate::stop::Stop;
 
-/// Writes the model of the best validation and the report.
-pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
-    let mut outcome = Outcome { ending, model: None, report: None, errors: Vec::new(), forgetting: Vec::new() };
-    if ending != Ending::Interrupted {
-        let last = (course.position.step, course.position.epoch, course.position.wall_seconds);
-        if course.checkpoints.best_path().exists() {
-            let best = Checkpoint::read(&course.checkpoints.best_path())?;
-            course.load(&best)?;
-        }
-        (course.position.step, course.position.epoch, course.position.wall_seconds) = last;
-        let model = course.averaged(|course| course.artifact())?;
-        model.save(&course.files.model())?;
-        outcome.model = Some(course.files.model());
-        let seed = course.config.training.seed;
-        for (name, samples, range) in sets(&course)? {
-            let (_, metrics) = course.averaged(|course| course.evaluate(&samples, range, Some(seed)))?;
-            let summary = metrics.summary(&name);
-            outcome.errors.push(SetRow { set: name, errors: metrics.all().summary() });
-            course.record(Record::Evaluation(Box::new(summary)))?;
-        }
-        let of_valid = outcome.errors.iter().find(|row| row.set == "valid").map(|row| row.errors.clone());
-        let after = course.forgetting(Phase::After, of_valid)?;
-        outcome.forgetting = course.before.iter().cloned().chain(after).collect();
-    }
+/// Writes the model of the best validation and the report. If it is asked to stop meanwhile, that is an interruption: the state is saved, and what is missing
+/// is made when it goes on.
+pub(super) fn finish(
+    mut course: Course,
+    ending: Ending,
+    stop: Stop<'_>,
+    tell: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<Outcome, TrainError> {
+    let mut outcome = Outcome::without_model(ending);
     let (step, epoch, wall_seconds) = (course.position.step, course.position.epoch, course.position.wall_seconds);
-    course.record(Record::End(log::End { step, epoch, reason: ending.word().to_owned(), wall_seconds }))?;
+    if ending != Ending::Interrupted {
+        match results(&mut course, &mut outcome, stop) {
+            Err(error) if error.is_stop() => outcome = Outcome::without_model(Ending::Interrupted),
+            done => done?,
+        }
+    }
+    course.record(Record::End(log::End { step, epoch, reason: outcome.ending.word().to_owned(), wall_seconds }))?;
     if let Some(log) = &mut course.log {
         log.sync()?;
-        if course.config.output.report && ending != Ending::Interrupted {
+        if course.config.output.report && outcome.ending != Ending::Interrupted {
             let report = Report::from_log(&log::read(course.files.log())?);
             let path = course.files.report();
             report.write(&path).map_err(|source| TrainError::Write { path: path.clone(), source })?;
@@ -51,6 +43,30 @@ pub(super) fn finish(mut course: Course, ending: Ending, tell: &mut (dyn FnMut(P
     }
     tell(Progress::Event("done"));
     Ok(outcome)
+}
+
+/// Writes the model of the best validation, and measures it on all sets.
+fn results(course: &mut Course, outcome: &mut Outcome, stop: Stop<'_>) -> Result<(), TrainError> {
+    let last = (course.position.step, course.position.epoch, course.position.wall_seconds);
+    if course.checkpoints.best_path().exists() {
+        let best = Checkpoint::read(&course.checkpoints.best_path())?;
+        course.load(&best)?;
+    }
+    (course.position.step, course.position.epoch, course.position.wall_seconds) = last;
+    let model = course.averaged(|course| course.artifact())?;
+    model.save(&course.files.model())?;
+    outcome.model = Some(course.files.model());
+    let seed = course.config.training.seed;
+    for (name, samples, range) in sets(course)? {
+        let (_, metrics) = course.averaged(|course| course.evaluate(&samples, range, Some(seed), stop))?;
+        let summary = metrics.summary(&name);
+        outcome.errors.push(SetRow { set: name, errors: metrics.all().summary() });
+        course.record(Record::Evaluation(Box::new(summary)))?;
+    }
+    let of_valid = outcome.errors.iter().find(|row| row.set == "valid").map(|row| row.errors.clone());
+    let after = course.forgetting(Phase::After, of_valid, stop)?;
+    outcome.forgetting = course.before.iter().cloned().chain(after).collect();
+    Ok(())
 }
 
 /// The sets that the finished model is measured on: to train, replayed, to validate, and the files to test on.

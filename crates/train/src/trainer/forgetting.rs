@@ -8,6 +8,7 @@ use crate::error::TrainError;
 use crate::log::{self, Record};
 use crate::metrics::SetErrors;
 use crate::report::{ForgettingRow, Phase};
+use crate::stop::Stop;
 
 /// Name of the frames to validate on, as a domain.
 const NEW: &str = "new domain";
@@ -15,13 +16,18 @@ const NEW: &str = "new domain";
 impl Course {
     /// Measures the errors on the frames of the old domain, with averaged weights where there are any, and writes them down together with those on the
     /// frames to validate on, `of_valid`. Does nothing unless this is a fine-tuning.
-    pub(super) fn forgetting(&mut self, phase: Phase, of_valid: Option<SetErrors>) -> Result<Vec<ForgettingRow>, TrainError> {
+    pub(super) fn forgetting(
+        &mut self,
+        phase: Phase,
+        of_valid: Option<SetErrors>,
+        stop: Stop<'_>,
+    ) -> Result<Vec<ForgettingRow>, TrainError> {
         if self.config.finetune.foundation.is_none() {
             return Ok(Vec::new());
         }
         let mut sets = Vec::new();
         for (name, samples) in self.old.clone() {
-            let (_, metrics) = self.averaged(|course| course.evaluate(&samples, 0..samples.len(), None))?;
+            let (_, metrics) = self.averaged(|course| course.evaluate(&samples, 0..samples.len(), None, stop))?;
             sets.push((name, metrics.all().summary()));
         }
         sets.extend(of_valid.map(|errors| (NEW.to_owned(), errors)));

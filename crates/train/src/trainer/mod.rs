@@ -9,6 +9,7 @@
 //! | `fisher.safetensors` | which weights matter for the old domain ([`crate::finetune::ewc`]), where these are held |
 //! | `checkpoints/` | states to resume from ([`crate::checkpoint`]) |
 //! | `log.jsonl` | what happened ([`crate::log`]) |
+//! | `tensorboard/` | the same for TensorBoard, if it is asked for ([`crate::tensorboard`]) |
 //! | `NAME.safetensors` | the model: the averaged weights of the best validation |
 //! | `report.html` | the same for people ([`crate::report`]) |
 //!
@@ -19,12 +20,14 @@ mod course;
 mod evaluation;
 mod finish;
 mod forgetting;
+mod objective;
 mod setup;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use tesseral_potentials::Artifact;
 
@@ -33,6 +36,7 @@ use crate::doctor::Findings;
 use crate::error::TrainError;
 use crate::log::{Epoch, Step, Validation};
 use crate::report::Provenance;
+use crate::stop::Stop;
 
 /// What a training tells while it runs.
 #[derive(Debug)]
@@ -79,6 +83,8 @@ pub enum Ending {
     Time,
     /// Somebody asked it to stop; it can be resumed.
     Interrupted,
+    /// Somebody asked it to stop before it began, or went on: nothing was done and nothing saved.
+    NotBegun,
 }
 
 impl Ending {
@@ -89,6 +95,7 @@ impl Ending {
             Self::Patience => "patience",
             Self::Time => "time",
             Self::Interrupted => "interrupted",
+            Self::NotBegun => "not begun",
         }
     }
 }
@@ -108,6 +115,13 @@ pub struct Outcome {
     pub forgetting: Vec<crate::report::ForgettingRow>,
 }
 
+impl Outcome {
+    /// That of a training that leaves no model.
+    fn without_model(ending: Ending) -> Self {
+        Self { ending, model: None, report: None, errors: Vec::new(), forgetting: Vec::new() }
+    }
+}
+
 /// What a training is given besides its configuration.
 pub struct Request<'a> {
     /// The configuration.
@@ -125,11 +139,13 @@ const STACK: usize = 512 << 20;
 
 /// Trains.
 ///
-/// When `stop` becomes true, the step under way is finished and the state saved.
+/// When `stop` becomes true, it ends as soon as its state is one to go on from: before it has begun at once ([`Ending::NotBegun`]), then after the step under
+/// way (L-BFGS: before it, as its steps are long), or in the middle of a measurement, which is made anew when it goes on.
 ///
 /// # Errors
 /// [`TrainError`]. What was saved before stays.
 pub fn train(request: Request<'_>, stop: &AtomicBool, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
+    let (begun, stop) = (Instant::now(), Stop::new(stop));
     // The thread that trains is one of those that compute: asking other threads would cost two changes of thread for every operation.
     let threads = rayon::ThreadPoolBuilder::new()
         .num_threads(rayon::current_num_threads())
@@ -138,9 +154,12 @@ pub fn train(request: Request<'_>, stop: &AtomicBool, tell: &mut (dyn FnMut(Prog
         .build()
         .map_err(|e| TrainError::Thread { name: "training", source: std::io::Error::other(e) })?;
     threads.install(move || {
-        let mut course = setup::begin(request, tell)?;
-        let ending = course.run(stop, tell)?;
-        finish::finish(course, ending, tell)
+        let mut course = match setup::begin(request, stop, tell) {
+            Err(error) if error.is_stop() => return Ok(Outcome::without_model(Ending::NotBegun)),
+            course => course?,
+        };
+        let ending = course.run(stop, begun, tell)?;
+        finish::finish(course, ending, stop, tell)
     })
 }
 
@@ -178,6 +197,10 @@ impl Files {
 
     pub(crate) fn log(&self) -> PathBuf {
         self.folder.join("log.jsonl")
+    }
+
+    pub(crate) fn tensorboard(&self) -> PathBuf {
+        self.folder.join("tensorboard")
     }
 
     pub(crate) fn model(&self) -> PathBuf {

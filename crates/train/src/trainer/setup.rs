@@ -16,7 +16,7 @@ use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
 use crate::checkpoint::{Checkpoint, Checkpoints, Found, TrainingState};
 use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
-use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels};
+use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped};
 use crate::doctor::{self, Subject};
 use crate::error::TrainError;
 use crate::finetune;
@@ -28,6 +28,8 @@ use crate::log::{LogWriter, Record, Resumed, Start};
 use crate::optimizer::{Optimizer, matches};
 use crate::schedule::{Horizon, Schedule};
 use crate::statistics::Statistics;
+use crate::stop::Stop;
+use crate::tensorboard::TensorBoard;
 
 /// What decides whether a run can go on with a configuration: everything but how long it goes, how often it saves, and where to.
 fn hash(config: &TrainConfig) -> Result<String, TrainError> {
@@ -87,12 +89,13 @@ fn known(frame: &Frame, header: &Header) -> Result<(), TrainError> {
 }
 
 /// An untrained model for the data.
-fn untrained(config: &TrainConfig, data: &Dataset) -> Result<Artifact, TrainError> {
+fn untrained(config: &TrainConfig, data: &Dataset, stop: Stop<'_>) -> Result<Artifact, TrainError> {
     let model =
         config.model.as_ref().ok_or_else(|| TrainError::Unsupported { what: "there is neither a model nor a foundation".into() })?;
-    let heads = heads(&*data.train)?;
-    let elements = elements(&[&*data.train, &*data.valid])?;
-    let of_head = |head: Option<&str>| Statistics::new(&*data.train, &data.isolated, head, model.cutoff(), &config.statistics);
+    let (train, valid) = (UntilStopped { source: &*data.train, stop }, UntilStopped { source: &*data.valid, stop });
+    let heads = heads(&train)?;
+    let elements = elements(&[&train, &valid])?;
+    let of_head = |head: Option<&str>| Statistics::new(&train, &data.isolated, head, model.cutoff(), &config.statistics);
     let all = of_head(None)?;
     let by_head = if heads.is_empty() { vec![all.clone()] } else { heads.iter().map(|h| of_head(Some(h))).collect::<Result<_, _>>()? };
     let statistics = TrainingStatistics {
@@ -134,7 +137,13 @@ struct OldDomain {
 }
 
 impl OldDomain {
-    fn read(config: &TrainConfig, foundation: Option<&Artifact>, initial: &Artifact, fields: &[String]) -> Result<Self, TrainError> {
+    fn read(
+        config: &TrainConfig,
+        foundation: Option<&Artifact>,
+        initial: &Artifact,
+        fields: &[String],
+        stop: Stop<'_>,
+    ) -> Result<Self, TrainError> {
         let Some(foundation) = foundation else { return Ok(Self::default()) };
         let finetune = &config.finetune;
         let header = initial.header();
@@ -142,7 +151,7 @@ impl OldDomain {
         let only = if let [head] = foundation.header().heads() { Some(head.as_str()) } else { None };
         let head = finetune.old_head.as_deref().or(only);
         let read = |files: &[PathBuf], masked: bool| -> Result<Vec<Frame>, TrainError> {
-            let frames = replay::read(files, &finetune.keys, head, masked, fields)?;
+            let frames = replay::read(files, &finetune.keys, head, masked, fields, stop)?;
             frames.iter().try_for_each(|frame| known(frame, header))?;
             Ok(frames)
         };
@@ -150,7 +159,7 @@ impl OldDomain {
         if !finetune.replay.files.is_empty() {
             let masked = finetune.replay.labels == ReplayLabels::Foundation || config.data.missing_labels == MissingLabels::Mask;
             let frames = read(&finetune.replay.files, masked)?;
-            old.replay = replay::label(frames, finetune.replay.labels, foundation, initial)?.into();
+            old.replay = replay::label(frames, finetune.replay.labels, foundation, initial, stop)?.into();
         }
         for path in &finetune.forgetting {
             let mut frames = read(std::slice::from_ref(path), true)?;
@@ -188,8 +197,8 @@ fn kept_fisher(
 /// Section of the file of the Fisher information.
 const FISHER: &str = "fisher";
 
-/// Makes everything ready.
-pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
+/// Makes everything ready. If it is asked to stop before that, it leaves nothing that would count as a run, and of a run that was to go on nothing is changed.
+pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
     let Request { config, foundation, resume, mut provenance } = request;
     let files = Files::new(config);
     // What a run leaves that never began (a folder, the model it would have begun with) is none.
@@ -208,7 +217,7 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         Checkpoints::open(&files.checkpoints(), config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN))?;
 
     let fields = fields(config, foundation.as_ref());
-    let mut data = Dataset::load(&config.data, &fields)?;
+    let mut data = Dataset::load_unless(&config.data, &fields, stop)?;
     if foundation.is_some() && config.finetune.mode == FinetuneMode::Multihead {
         let head: Arc<str> = config.finetune.head.as_str().into();
         for source in [&mut data.train, &mut data.valid, &mut data.test] {
@@ -219,10 +228,11 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let mut findings = None;
     let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
     if !resume {
-        let mut subject = Subject::new(&*data.train);
+        let (train, valid) = (UntilStopped { source: &*data.train, stop }, UntilStopped { source: &*data.valid, stop });
+        let mut subject = Subject::new(&train);
         let isolated = data.isolated.energies(None);
         subject.e0s = (!isolated.is_empty()).then_some(&isolated);
-        subject.valid = Some(&*data.valid);
+        subject.valid = Some(&valid);
         subject.elements = known.as_deref();
         subject.keys = Some(&data.keys);
         let found = doctor::examine(&subject, &config.doctor)?;
@@ -239,16 +249,16 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         Artifact::open(&files.initial())?
     } else {
         let artifact = match &foundation {
-            Some(foundation) => finetune::prepared(foundation, config, &data)?,
-            None => untrained(config, &data)?,
+            Some(foundation) => finetune::prepared(foundation, config, &data, stop)?,
+            None => untrained(config, &data, stop)?,
         };
         artifact.save(&files.initial())?;
         artifact
     };
     for source in [&data.train, &data.valid, &data.test] {
-        known_to_all(&**source, initial.header())?;
+        known_to_all(&UntilStopped { source: &**source, stop }, initial.header())?;
     }
-    let old = OldDomain::read(config, foundation.as_ref(), &initial, &fields)?;
+    let old = OldDomain::read(config, foundation.as_ref(), &initial, &fields, stop)?;
     let dtype = match config.training.precision {
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
@@ -271,11 +281,6 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let counts = (variables.values().map(|v| v.elem_count()).sum(), initial.num_parameters());
 
     let optimizer = Optimizer::new(&config.optimizer, &variables)?;
-    if optimizer.needs_function() {
-        return Err(TrainError::Unsupported {
-            what: "optimizer.kind: `lbfgs` trains whole data sets at once, which is not there so far".into(),
-        });
-    }
     let horizon = Horizon { steps: None, epochs: Some(config.training.max_epochs as u64) };
     let schedule = Schedule::new(&config.schedule, config.optimizer.learning_rate, horizon)?;
     let average = if config.average.enabled { Some(Average::new(&config.average, &variables)?) } else { None };
@@ -295,17 +300,25 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         (Some(_), FinetuneMode::Ewc) => {
             let path = files.fisher();
             let range = mixture.new..train.len();
-            let of_old = || ewc::fisher(&model, &variables, &train, range.clone(), &config.loss, config.loss.weights);
+            let of_old = || ewc::fisher(&model, &variables, &train, range.clone(), &config.loss, config.loss.weights, stop);
             Some(Anchor::new(config.finetune.ewc_weight, &variables, kept_fisher(&path, &hash, &variables, resume, of_old)?)?)
         }
         _ => None,
     };
+    // What follows is the beginning of the run.
+    stop.check()?;
     let log = if !config.output.log {
         None
     } else if resume {
         Some(LogWriter::append(files.log())?)
     } else {
         Some(LogWriter::create(files.log())?)
+    };
+    let tensorboard = if config.output.tensorboard {
+        let after = if resume { Some(found.as_ref().map_or(0, |found| found.checkpoint.state.step)) } else { None };
+        Some(TensorBoard::create(files.tensorboard(), after).map_err(|source| write(files.tensorboard(), source))?)
+    } else {
+        None
     };
     let before = if resume && config.output.log { forgetting::before(&files.log())? } else { Vec::new() };
     let mut course = Course {
@@ -329,6 +342,8 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         average,
         checkpoints,
         log,
+        tensorboard,
+        said_stalled: false,
         position: Default::default(),
     };
     if !logged_before {

@@ -16,7 +16,7 @@ use crate::report::Phase;
 use crate::testing::{tiny_artifact, tiny_sevennet};
 
 /// Water, bent and stretched, with springs between its atoms, around an energy.
-fn molecules(count: usize, seed: u64, energy: f64) -> String {
+pub(super) fn molecules(count: usize, seed: u64, energy: f64) -> String {
     let mut random = Random::new(seed);
     let mut text = String::new();
     for _ in 0..count {
@@ -143,7 +143,7 @@ fn before_is_before_the_shift_of_energies() {
     let before = outcome.forgetting.iter().find(|r| r.phase == Phase::Before && r.set == "old domain").unwrap();
     let model = Model::load(&foundation, candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
     let keys = crate::data::KeysConfig::default();
-    let frames = crate::finetune::replay::read(&[folder.path().join("old.xyz")], &keys, None, false, &[]).unwrap();
+    let frames = crate::finetune::replay::read(&[folder.path().join("old.xyz")], &keys, None, false, &[], Stop::never()).unwrap();
     let mut sum = 0.0;
     for frame in &frames {
         let sample = crate::step::Sample::new(foundation.header(), std::sync::Arc::new(frame.clone())).unwrap();
@@ -199,6 +199,14 @@ fn low_rank_updates_are_merged_and_resumed_to_the_bit() {
         assert!(changed > 3, "{changed}");
         assert_eq!(outcome.forgetting[0].run, "lora, replay");
     }
+}
+
+/// Steps of different frames, so that there is something to remember that does not fit.
+#[test]
+fn lbfgs_is_resumed_to_the_bit() {
+    let foundation = tiny_artifact(&[1, 8]);
+    the_same_when_resumed(&foundation, &["optimizer.kind=lbfgs"]);
+    the_same_when_resumed(&foundation, &["optimizer.kind=lbfgs", "optimizer.lbfgs={ iterations = 2, history = 3 }", "finetune.mode=lora"]);
 }
 
 #[test]
