@@ -1,6 +1,7 @@
 """Seconds per training step and peak memory of Tesseral beside mace_run_train: the same model, data, batch and precision, in one run.
 
-    python train.py --data TRAIN.xyz [--frames 60] [--atoms 64] [--batch 5] [--channels 64] [--epochs 2] [--threads 2] [--rounds 2] [--out FOLDER]
+    python train.py --data TRAIN.xyz [--frames 60] [--atoms 64] [--batch 5] [--channels 64] [--epochs 2] [--threads 2] [--rounds 2]
+        [--dtype float32] [--out FOLDER]
 
 DATA is extended XYZ with `energy` and `forces`. Both are started as whole programs, in turn.
 """

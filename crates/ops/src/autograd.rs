@@ -123,14 +123,6 @@ pub fn weight_gradients(loss: &Tensor, leaves: &Leaves) -> Result<GradStore, Aut
     Ok(store)
 }
 
-/// The gradients of a value with respect to every variable it depends on.
-///
-/// # Errors
-/// Only if candle itself fails.
-pub fn gradients(loss: &Tensor) -> Result<GradStore, AutogradError> {
-    Ok(backward(loss, Wanted::Everything)?)
-}
-
 /// A tensor of zeros that no gradient flows into, of the shape and type of `like`.
 ///
 /// # Errors

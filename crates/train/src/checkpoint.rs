@@ -396,6 +396,11 @@ struct Entry {
     path: PathBuf,
 }
 
+/// Whether a folder holds checkpoints, as far as it can be read.
+pub(crate) fn any_in(folder: &Path) -> bool {
+    entries(folder).is_ok_and(|entries| !entries.is_empty())
+}
+
 /// The checkpoints of a folder, newest first. A folder that is not there has none.
 fn entries(folder: &Path) -> Result<Vec<Entry>, CheckpointError> {
     let read = |source| CheckpointError::Read { path: folder.to_owned(), source };

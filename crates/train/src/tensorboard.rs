@@ -369,7 +369,7 @@ pub(crate) mod tests {
         assert!(first.path() < second.path());
     }
 
-    /// For the reader of the real TensorBoard: `TESSERAL_SAMPLE_EVENTS=folder cargo test -p tesseral-train -- --ignored sample_events`.
+    /// Also for the reader of the real TensorBoard: `TESSERAL_SAMPLE_EVENTS=folder cargo test -p tesseral-train file_of_its_own`.
     #[test]
     fn a_resumed_run_writes_a_file_of_its_own() {
         let temporary = tempfile::tempdir().unwrap();

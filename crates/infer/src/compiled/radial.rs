@@ -9,7 +9,7 @@ use tesseral_ops::radial::{ScalarFunction, table::Sample};
 use tesseral_ops::real::Real;
 use tesseral_potentials::blocks::{MlpConfig, activation};
 use tesseral_potentials::mace::{Basis, MaceConfig, Transform};
-use tesseral_potentials::nequip::{Envelope, NequipConfig};
+use tesseral_potentials::nequip::NequipConfig;
 use tesseral_potentials::{Parameters, PotentialError};
 
 /// Values and derivatives of many functions at many points: `[points, functions]` for each order.
@@ -154,11 +154,7 @@ impl RadialBasis {
         } else {
             Change::None
         };
-        let envelope = match config.envelope {
-            Envelope::Polynomial { p } => ScalarFunction::PolynomialEnvelope { p, cutoff: config.cutoff },
-            Envelope::Xplor { onset } => ScalarFunction::XplorEnvelope { onset, cutoff: config.cutoff },
-        };
-        Ok(Self { cutoff: config.cutoff, functions, change, envelope, envelope_on_basis: true })
+        Ok(Self { cutoff: config.cutoff, functions, change, envelope: config.envelope_function(), envelope_on_basis: true })
     }
 
     /// How many functions.
@@ -190,10 +186,7 @@ impl RadialBasis {
 
     /// A distance at which the second derivative jumps, Å, if there is one.
     pub(super) fn kink(&self, pair: Pair) -> Option<f64> {
-        match self.envelope {
-            ScalarFunction::XplorEnvelope { onset, .. } => Some(onset * self.cutoff(pair) / self.cutoff),
-            _ => None,
-        }
+        self.envelope.kink().map(|kink| kink * self.cutoff(pair) / self.cutoff)
     }
 
     /// The changed distance and its derivatives.

@@ -132,11 +132,11 @@ impl ScalarFunction {
         }
     }
 
-    /// Distances (Å) short of its end at which a function that is the same for all edges is not smooth.
-    pub fn kinks(&self) -> Vec<f64> {
+    /// The distance (Å) short of its end at which the second derivative jumps, if there is one, of functions that are the same for all edges.
+    pub fn kink(&self) -> Option<f64> {
         match self {
-            &Self::XplorEnvelope { onset, .. } => vec![onset],
-            _ => Vec::new(),
+            &Self::XplorEnvelope { onset, .. } => Some(onset),
+            _ => None,
         }
     }
 

@@ -67,7 +67,7 @@ impl SplineEdges {
         let nearest = lengths.iter().enumerate().map(|(e, d)| d * stretch(e)).fold(f64::INFINITY, f64::min);
         let start = nearest.min(0.9 * domain.cutoff);
         let mut ends = vec![start];
-        ends.extend(domain.envelope.kinks().into_iter().filter(|&k| k > start * 1.01 && k < domain.cutoff));
+        ends.extend(domain.envelope.kink().filter(|&k| k > start * 1.01 && k < domain.cutoff));
         ends.push(domain.cutoff);
         let Some(grid) = SplineGrid::new(&ends, domain.cutoff / INTERVALS) else { return Ok(None) };
         let knots = grid.knots();
@@ -95,7 +95,7 @@ impl SplineEdges {
             windows: Arc::new(Windows { first, rows: grid.rows() }),
             rule: tensor(grid.rule(), &[grid.rows(), knots.len()])?,
             envelope: tensor(envelope, &[knots.len(), 1])?,
-            knots: tensor(knots.into_iter().map(|k| k.0).collect(), &[grid.knots().len()])?,
+            knots: tensor(knots.iter().map(|k| k.0).collect(), &[knots.len()])?,
             slopes: tensor(slopes, &[edges, TAPS])?,
             directions: tensor(directions, &[edges, 3])?,
             vectors,

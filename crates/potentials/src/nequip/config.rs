@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use tesseral_o3::{Block, Irreps};
-use tesseral_ops::radial::ZblConstants;
+use tesseral_ops::radial::{ScalarFunction, ZblConstants};
 
 use crate::blocks::{MlpConfig, activation};
 use crate::error::{Result, config_error};
@@ -103,6 +103,16 @@ pub enum Envelope {
         /// Where it starts to fall, Å.
         onset: f64,
     },
+}
+
+impl NequipConfig {
+    /// The envelope as a function of the (stretched) distance.
+    pub fn envelope_function(&self) -> ScalarFunction {
+        match self.envelope {
+            Envelope::Polynomial { p } => ScalarFunction::PolynomialEnvelope { p, cutoff: self.cutoff },
+            Envelope::Xplor { onset } => ScalarFunction::XplorEnvelope { onset, cutoff: self.cutoff },
+        }
+    }
 }
 
 /// One convolution layer.

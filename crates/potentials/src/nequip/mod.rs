@@ -118,16 +118,8 @@ impl Nequip {
             return None;
         }
         let stretch = self.pair_cutoffs.is_some().then(|| self.stretch(&self.edge_cutoffs(batch)));
-        let (envelope, cutoff) = (self.envelope(), self.config.cutoff);
+        let (envelope, cutoff) = (self.config.envelope_function(), self.config.cutoff);
         Some(RadialDomain { envelope, cutoff, stretch, lmax: self.lmax, normalize: self.config.normalize_harmonics })
-    }
-
-    fn envelope(&self) -> ScalarFunction {
-        let cutoff = self.config.cutoff;
-        match self.config.envelope {
-            Envelope::Polynomial { p } => ScalarFunction::PolynomialEnvelope { p, cutoff },
-            Envelope::Xplor { onset } => ScalarFunction::XplorEnvelope { onset, cutoff },
-        }
     }
 
     /// What distances are multiplied with where pairs have cutoffs (Å) of their own.
@@ -160,7 +152,7 @@ impl Nequip {
                     None => d,
                     Some(_) => (&d * Tensor::from_vec(self.stretch(&edge_cutoffs), d.dims(), d.device())?.to_dtype(d.dtype())?)?,
                 };
-                let envelope = radial::scalar_function(&stretched, &Arc::new(self.envelope()))?.unsqueeze(1)?;
+                let envelope = radial::scalar_function(&stretched, &Arc::new(config.envelope_function()))?.unsqueeze(1)?;
                 let harmonics = spherical_harmonics(vectors, self.lmax, config.normalize_harmonics)?;
                 self.features(&stretched, &envelope, EdgeRows::Harmonics(harmonics))?
             }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use candle_core::{Tensor, Var};
 use tesseral_potentials::{Model, NamedTensor, Numbers};
 
+use super::values;
 use crate::checkpoint::CheckpointError;
 use crate::config::{LossConfig, LossWeights};
 use crate::error::TrainError;
@@ -53,10 +54,6 @@ pub fn fisher(
         }
     }
     Ok(sums)
-}
-
-fn values(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
-    tensor.flatten_all()?.to_dtype(candle_core::DType::F64)?.to_vec1()
 }
 
 /// Named numbers as tensors of the shapes of variables, to be saved.

@@ -9,9 +9,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use tesseral_ops::linear::LinearSpec;
 
+use super::values;
 use crate::architecture::Stream;
 use crate::config::LoraConfig;
 use crate::error::TrainError;
@@ -40,10 +41,6 @@ struct Map {
 pub struct LowRank {
     scale: f64,
     maps: BTreeMap<String, Map>,
-}
-
-fn values(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
-    tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
 }
 
 impl LowRank {
@@ -150,6 +147,7 @@ impl LowRank {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
     use tesseral_atoms::Structure;
     use tesseral_potentials::{Artifact, Model, Parameters};
     use tesseral_testkit::{Random, slope};

@@ -20,6 +20,7 @@ pub mod replay;
 
 use std::collections::BTreeMap;
 
+use candle_core::{DType, Device, Tensor};
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 use tesseral_potentials::{Architecture, Artifact, Model, NamedTensor, Numbers};
@@ -53,6 +54,11 @@ pub fn prepared(foundation: &Artifact, config: &TrainConfig, data: &Dataset, sto
     }
 }
 
+/// All numbers of a tensor.
+fn values(tensor: &Tensor) -> candle_core::Result<Vec<f64>> {
+    tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+}
+
 /// The tensor that holds energies of atoms, `[heads, elements]`, and its number of heads.
 fn energies_of_atoms(architecture: &Architecture) -> (&'static str, usize) {
     match architecture {
@@ -65,7 +71,7 @@ fn energies_of_atoms(architecture: &Architecture) -> (&'static str, usize) {
 /// has other zeros of energy. Of all solutions the smallest shifts are taken, so that elements that the data do not tell apart share theirs.
 fn shifted(foundation: &Artifact, data: &Dataset, stop: Stop<'_>) -> Result<Artifact, TrainError> {
     // Shifts are of the order of eV, atomic energies are added in f64: single precision is enough, and users wait for it.
-    let model = Model::load(foundation, candle_core::DType::F32, &candle_core::Device::Cpu)?;
+    let model = Model::load(foundation, DType::F32, &Device::Cpu)?;
     let header = foundation.header().clone();
     let count = data.train.len();
     // Evenly spread over the data.

@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 use rayon::prelude::*;
+use tesseral_atoms::labels::voigt;
 use tesseral_potentials::{Artifact, Model};
 
 use super::energies_of_atoms;
@@ -225,7 +226,7 @@ fn predicted(frames: Vec<Frame>, artifact: &Artifact, stop: Stop<'_>) -> Result<
             weights.into_iter().zip(had).filter(|(_, had)| !had).for_each(|(weight, _)| *weight = 1.0);
             frame.energy = Some(evaluation.energy);
             frame.forces = Some(evaluation.forces);
-            frame.stress = evaluation.stress.map(|m| [m[0][0], m[1][1], m[2][2], m[1][2], m[2][0], m[0][1]]);
+            frame.stress = evaluation.stress.map(voigt);
             Ok(frame)
         })
         .collect()

@@ -159,7 +159,10 @@ mod tests {
             ("unused".to_owned(), Var::from_slice(&[1.0f64], 1, &Device::Cpu).unwrap()),
         ]);
         let loss = variables["used"].sqr().unwrap().sum_all().unwrap();
-        let gradients = named_gradients(&tesseral_ops::autograd::gradients(&loss).unwrap(), &variables);
+        let gradients = named_gradients(
+            &tesseral_ops::autograd::weight_gradients(&loss, &tesseral_ops::autograd::Leaves::default()).unwrap(),
+            &variables,
+        );
         assert_eq!(gradients.len(), 1);
         assert_eq!(gradients["used"].to_vec1::<f64>().unwrap(), [2.0, 4.0]);
     }

@@ -285,7 +285,7 @@ fn the_interface_of_candle() {
         let mut optimizer = O::new(vec![var.clone()], config).unwrap();
         for _ in 0..5 {
             let loss = var.sqr().unwrap().sqr().unwrap().sum_all().unwrap();
-            optimizer.step(&tesseral_ops::autograd::gradients(&loss).unwrap()).unwrap();
+            optimizer.step(&tesseral_ops::autograd::weight_gradients(&loss, &tesseral_ops::autograd::Leaves::default()).unwrap()).unwrap();
         }
     }
     descend::<Optimizer>(&ours, config);

@@ -14,7 +14,7 @@ use super::course::Course;
 use super::{Files, Progress, Ready, Request, forgetting};
 use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
-use crate::checkpoint::{Checkpoint, Checkpoints, Found, TrainingState};
+use crate::checkpoint::{self, Checkpoint, Checkpoints, Found, TrainingState};
 use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
 use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped};
 use crate::doctor::{self, Subject};
@@ -202,9 +202,7 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
     let Request { config, foundation, resume, mut provenance } = request;
     let files = Files::new(config);
     // What a run leaves that never began (a folder, the model it would have begun with) is none.
-    let is_checkpoint =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
-    let exists = files.log().exists() || std::fs::read_dir(files.checkpoints()).is_ok_and(|mut entries| entries.any(is_checkpoint));
+    let exists = files.log().exists() || checkpoint::any_in(&files.checkpoints());
     match (resume, exists) {
         (true, false) => return Err(TrainError::NothingToResume { path: files.folder().to_owned() }),
         (false, true) => return Err(TrainError::Exists { path: files.folder().to_owned() }),
