@@ -20,5 +20,5 @@ pub(crate) use error::suggestion;
 pub use error::{DataError, FrameFault};
 pub use frame::{Frame, Origin, Weights};
 pub use keys::{Coverage, FileReport, IsolatedAtom, IsolatedAtoms, KeyReport, LabelName, PartReport};
-pub use source::{FrameSource, FrameSummary, Memory, Subset, files_of};
+pub use source::{FrameSource, FrameSummary, Memory, Subset, elements_of, files_of};
 pub use split::shuffled_order;
