@@ -219,25 +219,24 @@ impl Artifact {
                 return Err(PotentialError::Shape { name: t.name.clone(), found: t.shape.clone(), expected: entry.shape.clone() });
             }
         }
-        let tensors = self
-            .tensors
-            .iter()
-            .map(|(name, entry)| match (replaced.remove(name), entry.dtype) {
-                (Some(tensor), _) => Ok(tensor),
-                (None, Dtype::I64) => self.i64(name).map(Numbers::I64).map(|numbers| self.named(name, entry, numbers)),
-                (None, Dtype::F64) => self.f64(name).map(Numbers::F64).map(|numbers| self.named(name, entry, numbers)),
-                // Half precision fits into single.
-                (None, _) => {
-                    let single = self.f64(name)?.into_iter().map(|x| x as f32).collect();
-                    Ok(self.named(name, entry, Numbers::F32(single)))
-                }
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let tensors =
+            self.tensors.keys().map(|name| replaced.remove(name).map_or_else(|| self.tensor(name), Ok)).collect::<Result<Vec<_>>>()?;
         Self::new(header, tensors)
     }
 
-    fn named(&self, name: &str, entry: &Entry, numbers: Numbers) -> NamedTensor {
-        NamedTensor { name: name.to_owned(), shape: entry.shape.clone(), numbers }
+    /// A tensor in the type in which it is kept, half precision as single.
+    ///
+    /// # Errors
+    /// If it is missing, or holds NaN or infinity.
+    pub fn tensor(&self, name: &str) -> Result<NamedTensor> {
+        let entry = self.entry(name)?;
+        let numbers = match entry.dtype {
+            Dtype::I64 => Numbers::I64(self.i64(name)?),
+            Dtype::F64 => Numbers::F64(self.f64(name)?),
+            // Half precision fits into single.
+            _ => Numbers::F32(self.f64(name)?.into_iter().map(|x| x as f32).collect()),
+        };
+        Ok(NamedTensor { name: name.to_owned(), shape: entry.shape.clone(), numbers })
     }
 
     fn broken(&self, e: &safetensors::SafeTensorError) -> PotentialError {

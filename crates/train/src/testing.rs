@@ -1,5 +1,7 @@
 //! Small models for tests.
 
+use std::path::Path;
+
 use tesseral_potentials::Artifact;
 
 use crate::architecture::{Each, MaceModelConfig, ModelConfig, SevenNetModelConfig, TrainingStatistics, build};
@@ -25,4 +27,18 @@ pub(crate) fn tiny_artifact(elements: &[u8]) -> Artifact {
 pub(crate) fn tiny_sevennet(elements: &[u8]) -> Artifact {
     let config = SevenNetModelConfig { cutoff: 3.0, channel: Each::Same(4), lmax: 1, num_convolution_layer: 2, ..Default::default() };
     build(&ModelConfig::SevenNet(config), &statistics(elements), &[], 3, "tiny").expect("the hyperparameters are good")
+}
+
+/// A golden model of the repository, imported.
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
+pub(crate) fn golden(path: &str) -> Artifact {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(path);
+    if path.extension().is_none_or(|e| e != "gz") {
+        return tesseral_import::import(&path).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let plain = folder.path().join(path.file_stem().unwrap());
+    let mut reader = flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap());
+    std::io::copy(&mut reader, &mut std::fs::File::create(&plain).unwrap()).unwrap();
+    tesseral_import::import(&plain).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

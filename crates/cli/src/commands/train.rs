@@ -10,6 +10,7 @@ use tesseral_models::PRESETS;
 use tesseral_train::config::TrainConfig;
 use tesseral_train::data::{DataConfig, Dataset, FileConfig};
 use tesseral_train::doctor::{self, Findings, Severity, Subject};
+use tesseral_train::finetune::elements::Added;
 use tesseral_train::log::Validation;
 use tesseral_train::metrics::Quantity;
 use tesseral_train::report::{ForgettingRow, Phase, Provenance, SetRow};
@@ -84,13 +85,20 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
     if args.config.is_none() {
         data.valid_fraction = 0.0;
     }
-    let known = args.model.as_deref().map(|model| settings::artifact(Some(model))).transpose()?;
+    let model = args.model.as_deref().map(|model| settings::artifact(Some(model))).transpose()?;
     let dataset = Dataset::load(&data, &[])?;
+    let known = match &model {
+        Some(model) => {
+            let header = model.header();
+            Some(Added::new(header, &config.finetune, &*dataset.train)?.joined(header.elements()))
+        }
+        None => None,
+    };
     let mut subject = Subject::new(&*dataset.train);
     let isolated = dataset.isolated.energies(None);
     subject.e0s = (!isolated.is_empty()).then_some(&isolated);
     subject.valid = Some(&*dataset.valid);
-    subject.elements = known.as_ref().map(|artifact| artifact.header().elements());
+    subject.elements = known.as_deref();
     subject.keys = Some(&dataset.keys);
     let findings = doctor::examine(&subject, &config.doctor)?;
     let mut output = Output::default();

@@ -264,6 +264,47 @@ fn the_built_in_model_is_fine_tuned() {
     assert!(losses.last() < losses.first(), "{losses:?}");
 }
 
+/// An element that the built-in model does not know is refused, unless it may be added; what comes out evaluates it as any other.
+#[test]
+fn the_built_in_model_learns_an_element() {
+    let sandbox = prepared();
+    sandbox.file("polonium.xyz", molecules(20).replace("O ", "Po "));
+    let mut arguments = vec!["finetune", "sevennet-0", "polonium.xyz", "-o", "tuned"];
+    for setting in ["training.max_epochs=2", "training.batch={ frames = 8 }", "data.valid_fraction=0.2"] {
+        arguments.extend(["-s", setting]);
+    }
+    let refused = sandbox.run(&arguments);
+    assert!(refused.starts_with("exit code 1"), "{refused}");
+    assert!(refused.contains("Po (20 frames, 20 atoms)") && refused.contains("finetune.new_elements = \"mean\""), "{refused}");
+    assert!(!sandbox.path("tuned/log.jsonl").exists());
+    let like = "finetune.new_elements={ like = { Po = \"O\" } }";
+    let doctor = ["doctor", "polonium.xyz", "-m", "sevennet-0"];
+    assert!(sandbox.run(&doctor).starts_with("exit code 1"));
+    let allowed = sandbox.run(&[&doctor[..], &["-s", like]].concat());
+    assert!(!allowed.contains("unknown-element"), "{allowed}");
+    arguments.extend(["-s", like]);
+    sandbox.stdout(&arguments);
+    let info = sandbox.stdout(&["info", "tuned/model.safetensors"]);
+    assert!(info.contains("elements added: Po (as O)"), "{info}");
+    let forces = |arguments: &[&str]| {
+        let text = sandbox.stdout(&[&["evaluate", "-m", "tuned/model.safetensors", "-o", "-"][..], arguments].concat());
+        let numbers = text.split_whitespace().filter_map(|word| word.parse::<f64>().ok()).collect::<Vec<f64>>();
+        assert!(numbers.len() > 20 * 3 * 6, "{text}");
+        numbers
+    };
+    // Both engines know it, in molecules with and without what the model knew before.
+    let without_labels = |line: &str| match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [symbol, x, y, z, ..] => format!("{symbol} {x} {y} {z}\n"),
+        [count] => format!("{count}\n"),
+        _ => "Properties=species:S:1:pos:R:3\n".to_owned(),
+    };
+    let both = [molecules(20).replace("O ", "Po "), molecules(20)].concat();
+    sandbox.file("mixed.xyz", both.lines().map(without_labels).collect::<String>());
+    let (compiled, oracle) = (forces(&["mixed.xyz"]), forces(&["mixed.xyz", "--engine", "differentiable"]));
+    assert_eq!(compiled.len(), oracle.len());
+    assert!(compiled.iter().zip(&oracle).all(|(a, b)| (a - b).abs() < 1e-3 * b.abs().max(1.0)), "the engines differ");
+}
+
 /// Rock salt, stretched and shaken, without labels.
 fn salts(count: usize, mut state: u64) -> String {
     let mut random = move || {

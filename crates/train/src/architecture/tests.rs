@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use candle_core::{DType, Device};
 use tesseral_atoms::Structure;
@@ -11,6 +10,7 @@ use tesseral_potentials::{Evaluation, Model};
 use tesseral_testkit::{Random, derivative, relative_error};
 
 use super::*;
+use crate::testing::golden;
 
 fn config(text: &str) -> ModelConfig {
     toml::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"))
@@ -32,19 +32,6 @@ fn names(heads: &[&str]) -> Vec<String> {
 
 fn shapes(artifact: &Artifact) -> BTreeMap<String, Vec<usize>> {
     artifact.names().map(|name| (name.to_owned(), artifact.shape(name).unwrap().to_vec())).collect()
-}
-
-/// A golden model of the repository, imported.
-fn golden(path: &str) -> Artifact {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(path);
-    if path.extension().is_none_or(|e| e != "gz") {
-        return tesseral_import::import(&path).unwrap();
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let plain = folder.path().join(path.file_stem().unwrap());
-    let mut reader = flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap());
-    std::io::copy(&mut reader, &mut std::fs::File::create(&plain).unwrap()).unwrap();
-    tesseral_import::import(&plain).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 const OXIDE: &[u8] = &[8, 14, 26];

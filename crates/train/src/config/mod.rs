@@ -31,8 +31,8 @@ pub use loss::{LossConfig, LossKind, LossWeights, StageTwoConfig, StageTwoWeight
 pub use overrides::Presets;
 pub use template::template;
 pub use training::{
-    BatchConfig, CheckpointConfig, FinetuneConfig, FinetuneMode, LoraConfig, OnNan, OutputConfig, Precision, ReplayConfig, ReplayLabels,
-    Time, TrainingConfig,
+    BatchConfig, CheckpointConfig, FinetuneConfig, FinetuneMode, LoraConfig, NewElements, OnNan, OutputConfig, Precision, ReplayConfig,
+    ReplayLabels, Time, TrainingConfig,
 };
 
 use crate::architecture::ModelConfig;
@@ -163,6 +163,11 @@ impl TrainConfig {
                 key: "model".into(),
                 place,
                 reason: "describes a new model, but `finetune.foundation` names one to start from: keep one of the two".into(),
+            }),
+            (_, None) if self.finetune.mode != FinetuneMode::Plain => Err(ConfigError::Value {
+                key: "finetune.mode".into(),
+                place,
+                reason: "is for a model to start from, but there is no `finetune.foundation`".into(),
             }),
             _ => Ok(()),
         }

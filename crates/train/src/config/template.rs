@@ -351,8 +351,9 @@ ewc_weight = 1.0
 head = "finetuned"
 # Whether energies of isolated atoms are estimated anew.
 reestimate_e0s = true
-# Whether elements that the model does not know may be added.
-new_elements = false
+# Elements of the training frames that the model does not know: "refuse" the data, or add them to the model, their weights the "mean" over the
+# elements that it knows, or those of one of them, { like = { Au = "Ag" } }. Energies of their atoms are estimated from the data.
+new_elements = "refuse"
 # Files of the old domain, on which forgetting is measured before, during and after.
 forgetting = []
 # Head of the old domain, where a model has several: of old frames that name none, and the one that "multihead" copies.

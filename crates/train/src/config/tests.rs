@@ -158,6 +158,17 @@ fn values_of_other_types_are_named_with_what_is_expected() {
         ("[model]\nr_max = 5.0", &[], "`model.family` is missing"),
         ("", &["training.seed=abc"], "override `training.seed=abc`: `training.seed` is the text \"abc\", expected a whole number"),
         ("[training]\nseed = 99999999999999999999", &[], "`training.seed` is 99999999999999999999, which is out of range"),
+        (
+            "[finetune]\nnew_elements = true",
+            &[],
+            "line 2: `finetune.new_elements` is true, expected \"refuse\", \"mean\", or a table such as",
+        ),
+        ("", &["finetune.new_elements=maen"], "`finetune.new_elements` is the text \"maen\", expected \"refuse\", \"mean\", or a table"),
+        (
+            "[finetune]\nnew_elements = { like = { Au = 3 } }",
+            &[],
+            "`finetune.new_elements.like.Au` is the number 3, expected text in quotes",
+        ),
     ] {
         let message = error(text, overrides).to_string();
         assert!(message.contains(says), "{text}: {message}");
@@ -204,6 +215,22 @@ fn values_that_make_no_sense_are_named() {
         ),
         ("[optimizer]\neps = -1", "`optimizer.eps` cannot be used: -1 is not a number from 0 upwards"),
         ("[optimizer]\nkind = \"lbfgs\"\nclip_norm = 10.0", "line 3: `optimizer.clip_norm` cannot be used: 10 makes no sense with L-BFGS"),
+        ("[finetune]\nmode = \"lora\"\nfreeze = [\"embedding\"]", "line 3: `finetune.freeze` names parameters, but"),
+        ("[finetune]\nmode = \"multihead\"", "`finetune.replay.files` names nothing"),
+        (
+            "[finetune.new_elements.like]\nAu = \"Ag\"\nAx = \"Cu\"",
+            "line 3: `finetune.new_elements.like.Ax` is for `Ax`, which is not a chemical symbol",
+        ),
+        (
+            "[finetune]\nnew_elements = { like = { Au = \"X\" } }",
+            "line 2: `finetune.new_elements.like.Au` is `X`, which is not a chemical symbol",
+        ),
+        ("[finetune]\nnew_elements = { like = { Au = \"au\" } }", "`finetune.new_elements.like.Au` is the element itself"),
+        (
+            "[finetune]\nnew_elements = { like = { Au = \"Ag\", au = \"Cu\" } }",
+            "`finetune.new_elements.like.au` is the same element as `Au`",
+        ),
+        ("[finetune]\nnew_elements = { like = {} }", "`finetune.new_elements.like` names no element"),
         ("[output]\nname = \"a/b\"", "cannot be the name of a file"),
         ("[output]\ndirectory = \"\"", "`output.directory` is empty"),
     ] {
@@ -214,6 +241,8 @@ fn values_that_make_no_sense_are_named() {
     assert_eq!(required("[model]\nfamily = \"mace\"").unwrap_err(), "runs/a.toml, line 1: `data.train` is missing");
     assert_eq!(required("data.train = [\"a\"]").unwrap_err(), "runs/a.toml, line 1: `model.family` is missing");
     assert!(required("data.train = [\"a\"]\nmodel.family = \"mace\"\nfinetune.foundation = \"x\"").unwrap_err().contains("keep one"));
+    let without = required("data.train = [\"a\"]\nmodel.family = \"mace\"\nfinetune.mode = \"lora\"").unwrap_err();
+    assert!(without.contains("`finetune.mode` is for a model to start from"), "{without}");
     required("data.train = [\"a\"]\nmodel.family = \"mace\"").unwrap();
     required("data.train = [\"a\"]\nfinetune.foundation = \"x\"").unwrap();
     assert_eq!(StageTwoConfig::default().first_epoch(200), 150);
@@ -344,6 +373,26 @@ fn what_was_used_can_be_read_again() {
         let mut expected = config;
         expected.output.directory = std::path::absolute(&expected.output.directory).unwrap();
         assert_eq!(again, expected, "{name}");
+    }
+}
+
+#[test]
+fn new_elements_are_a_word_or_a_table() {
+    let of = |text: &str, overrides: &[&str]| parse(text, overrides).unwrap().finetune.new_elements;
+    let like = |pairs: &[(&str, &str)]| NewElements::Like(pairs.iter().map(|(new, old)| ((*new).to_owned(), (*old).to_owned())).collect());
+    assert_eq!(of("", &[]), NewElements::Refuse);
+    assert_eq!(of("", &["finetune.new_elements=mean"]), NewElements::Mean);
+    assert_eq!(of("", &["finetune.new_elements={ like = { Au = \"Ag\" } }"]), like(&[("Au", "Ag")]));
+    let file = "[finetune]\nnew_elements = { like = { Au = \"Ag\", Po = \"Te\" } }";
+    assert_eq!(of(file, &[]), like(&[("Au", "Ag"), ("Po", "Te")]));
+    assert_eq!(of(file, &["finetune.new_elements=refuse"]), NewElements::Refuse);
+    assert_eq!(of(file, &["finetune.new_elements.like.Po=Se"]), like(&[("Au", "Ag"), ("Po", "Se")]));
+    let error = error("[finetune]\nnew_elements = { liek = { Au = \"Ag\" } }", &[]);
+    assert_eq!(error.hint().as_deref(), Some("did you mean `finetune.new_elements.like`?"), "{error}");
+    for text in [file, "finetune.new_elements = \"mean\""] {
+        let config = parse(text, &[]).unwrap();
+        let again = TrainConfig::parse(&config.to_toml().unwrap(), Path::new("/c.toml"), &[], &[]).unwrap();
+        assert_eq!(again.finetune, config.finetune);
     }
 }
 

@@ -1,10 +1,12 @@
 //! How long and in which steps is trained, what fine-tuning starts from, and where results go.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tesseral_atoms::elements;
 
 use super::Invalid;
 use crate::data::KeysConfig;
@@ -248,8 +250,8 @@ pub struct FinetuneConfig {
     pub head: String,
     /// Whether energies of isolated atoms are estimated anew from the data. Default true.
     pub reestimate_e0s: bool,
-    /// Whether elements that the model does not know may be added, their weights random. Default false.
-    pub new_elements: bool,
+    /// What is done about elements of the training frames that the model does not know. Default `refuse`.
+    pub new_elements: NewElements,
     /// Files of the old domain on which forgetting is measured before, during and after. Default none.
     pub forgetting: Vec<PathBuf>,
     /// Head of the old domain: of frames in `replay.files` and `forgetting` that name none, and the one that `multihead` copies. Default: the only one,
@@ -271,7 +273,7 @@ impl Default for FinetuneConfig {
             ewc_weight: 1.0,
             head: "finetuned".into(),
             reestimate_e0s: true,
-            new_elements: false,
+            new_elements: NewElements::Refuse,
             forgetting: Vec::new(),
             old_head: None,
             keys: KeysConfig::default(),
@@ -294,6 +296,93 @@ pub enum FinetuneMode {
     Multihead,
     /// Weights are held where they matter for the old domain (elastic weight consolidation).
     Ewc,
+}
+
+/// Elements of the training frames that the model to start from does not know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NewElements {
+    /// `"refuse"`: they are an error.
+    #[default]
+    Refuse,
+    /// `"mean"`: they are added to the model, with the mean over its elements in the place of every weight that depends on the element.
+    Mean,
+    /// `{ like = { Au = "Ag" } }`: they are added with copies of the weights of an element that the model knows, by chemical symbol.
+    Like(BTreeMap<String, String>),
+}
+
+impl Serialize for NewElements {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Refuse => s.serialize_str("refuse"),
+            Self::Mean => s.serialize_str("mean"),
+            Self::Like(table) => s.collect_map([("like", table)]),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NewElements {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        use serde::de::value::MapAccessDeserializer;
+        use serde::de::{Error, MapAccess, Unexpected, Visitor};
+
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            like: BTreeMap<String, String>,
+        }
+
+        struct WordOrTable;
+
+        impl<'de> Visitor<'de> for WordOrTable {
+            type Value = NewElements;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"refuse\", \"mean\", or a table such as { like = { Au = \"Ag\" } }")
+            }
+
+            fn visit_str<E: Error>(self, word: &str) -> Result<NewElements, E> {
+                match word {
+                    "refuse" => Ok(NewElements::Refuse),
+                    "mean" => Ok(NewElements::Mean),
+                    _ => Err(E::invalid_value(Unexpected::Str(word), &self)),
+                }
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NewElements, A::Error> {
+                Ok(NewElements::Like(Table::deserialize(MapAccessDeserializer::new(map))?.like))
+            }
+        }
+
+        d.deserialize_any(WordOrTable)
+    }
+}
+
+impl NewElements {
+    fn check(&self) -> Result<(), Invalid> {
+        const KEY: &str = "finetune.new_elements.like";
+        let Self::Like(table) = self else { return Ok(()) };
+        if table.is_empty() {
+            return Err(Invalid::new(KEY, "names no element"));
+        }
+        let number = |symbol: &str| elements::atomic_number(symbol).filter(|&z| z > 0);
+        let mut seen = BTreeMap::new();
+        for (new, old) in table {
+            let key = format!("{KEY}.{new}");
+            let Some(z) = number(new) else {
+                return Err(Invalid::new(key, format!("is for `{new}`, which is not a chemical symbol")));
+            };
+            let Some(like) = number(old) else {
+                return Err(Invalid::new(key, format!("is `{old}`, which is not a chemical symbol")));
+            };
+            if z == like {
+                return Err(Invalid::new(key, "is the element itself; name one that the model knows"));
+            }
+            if let Some(other) = seen.insert(z, new) {
+                return Err(Invalid::new(key, format!("is the same element as `{other}`")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Low-rank updates W + (alpha / rank) A B.
@@ -401,12 +490,16 @@ impl FinetuneConfig {
         if self.head.is_empty() || self.head.chars().any(char::is_control) {
             return Err(Invalid::new("finetune.head", format!("is {:?}, which is not a name", self.head)));
         }
-        let Some(foundation) = &self.foundation else { return Ok(()) };
-        if foundation.trim().is_empty() {
+        // The rest is checked without a foundation too: the command line may name it later.
+        if self.foundation.as_ref().is_some_and(|foundation| foundation.trim().is_empty()) {
             return Err(Invalid::new("finetune.foundation", "is empty"));
         }
+        self.new_elements.check()?;
         if self.mode == FinetuneMode::Frozen && self.freeze.is_empty() {
             return Err(Invalid::new("finetune.freeze", "names nothing, but `finetune.mode` is `frozen`"));
+        }
+        if self.mode != FinetuneMode::Frozen && !self.freeze.is_empty() {
+            return Err(Invalid::new("finetune.freeze", "names parameters, but they stay as they are only if `finetune.mode` is `frozen`"));
         }
         at_least_one("finetune.lora.rank", self.lora.rank)?;
         positive("finetune.lora.alpha", self.lora.alpha)?;

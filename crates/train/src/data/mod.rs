@@ -21,5 +21,5 @@ pub use error::{DataError, FrameFault};
 pub use frame::{Frame, Origin, Weights};
 pub use keys::{Coverage, FileReport, IsolatedAtom, IsolatedAtoms, KeyReport, LabelName, PartReport};
 pub(crate) use source::UntilStopped;
-pub use source::{FrameSource, FrameSummary, Memory, Subset, files_of};
+pub use source::{FrameSource, FrameSummary, Memory, Subset, elements_of, files_of};
 pub use split::shuffled_order;

@@ -139,6 +139,20 @@ impl FrameSource for UntilStopped<'_> {
     }
 }
 
+/// Elements of all frames of some sources, ascending.
+///
+/// # Errors
+/// As [`FrameSource::frame`].
+pub fn elements_of(sources: &[&dyn FrameSource]) -> Result<Vec<u8>, DataError> {
+    let mut present = [false; 256];
+    for source in sources {
+        for index in 0..source.len() {
+            source.frame(index)?.structure.numbers.iter().for_each(|&z| present[usize::from(z)] = true);
+        }
+    }
+    Ok((1..=u8::MAX).filter(|&z| present[usize::from(z)]).collect())
+}
+
 /// The files that frames come from, in the order in which they are met, each with the indices of its frames.
 ///
 /// # Errors

@@ -40,15 +40,32 @@ fn has(digest: &Digest, numbers: &BTreeSet<u8>) -> bool {
 }
 
 fn unknown(train: &[Digest], valid: &[Digest], known: &[u8], findings: &mut Findings) {
-    let missing: BTreeSet<u8> = elements_of(train.iter().chain(valid)).into_iter().filter(|number| !known.contains(number)).collect();
-    if missing.is_empty() {
-        return;
+    // Frames and atoms of each.
+    let mut missing = BTreeMap::<u8, (usize, usize)>::new();
+    for (number, count) in train.iter().chain(valid).flat_map(|digest| &digest.composition).filter(|(number, _)| !known.contains(number)) {
+        let (frames, atoms) = missing.entry(*number).or_default();
+        *frames += 1;
+        *atoms += *count as usize;
     }
+    let Some(first) = missing.keys().next() else { return };
     let mut known = known.to_vec();
     known.sort_unstable();
-    let message = format!("the model does not know {}; it knows {}", list(missing.iter().copied()), list(known));
-    let origins = train.iter().chain(valid).filter(|digest| has(digest, &missing)).map(|digest| &digest.origin);
-    let hint = "remove these frames, take a model that knows the elements, or ask for its extension to them";
+    let each = |(number, (frames, atoms)): (&u8, &(usize, usize))| {
+        format!("{} ({}, {})", symbol(*number), counted(*frames, "frame"), counted(*atoms, "atom"))
+    };
+    let named = missing.iter().map(each).collect::<Vec<_>>().join(", ");
+    let message = format!("the model does not know {named}; it knows {}", list(known));
+    let hint = if elements_of(train).iter().any(|number| missing.contains_key(number)) {
+        format!(
+            "remove these frames, take a model that knows the elements, or let this one learn them: finetune.new_elements = \"mean\", \
+             or {{ like = {{ {} = \"an element that it knows\" }} }}",
+            symbol(*first)
+        )
+    } else {
+        "remove these frames: no frame to train on has these elements, so the model cannot learn them".to_owned()
+    };
+    let numbers: BTreeSet<u8> = missing.keys().copied().collect();
+    let origins = train.iter().chain(valid).filter(|digest| has(digest, &numbers)).map(|digest| &digest.origin);
     findings.push(Finding::new(Severity::Error, "unknown-element", message).hint(hint).frames(origins));
 }
 

@@ -244,7 +244,8 @@ fn elements_and_heads() {
     let subject = Subject { elements: Some(&[1, 6, 8]), ..Subject::new(&source) };
     let findings = examine(&subject, &DoctorConfig::default()).unwrap();
     let text = error(&findings, "unknown-element");
-    assert!(text.contains("does not know Cu; it knows H, C, O") && text.contains("and 55 more"), "{text}");
+    assert!(text.contains("does not know Cu (60 frames, 1920 atoms); it knows H, C, O") && text.contains("and 55 more"), "{text}");
+    assert!(text.contains("finetune.new_elements = \"mean\"") && text.contains("{ like = { Cu = "), "{text}");
     let known = examine(&Subject { elements: Some(&[29]), ..subject }, &DoctorConfig::default()).unwrap();
     assert_clean(&known);
     let mut other = frames[..2].to_vec();
@@ -252,6 +253,10 @@ fn elements_and_heads() {
     let valid = Memory::from(other);
     let findings = examine(&Subject { valid: Some(&valid), ..Subject::new(&source) }, &DoctorConfig::default()).unwrap();
     assert!(warning(&findings, "element-coverage").contains("Ag"), "{findings}");
+    // What is in no training frame cannot be learnt.
+    let subject = Subject { valid: Some(&valid), elements: Some(&[29]), ..Subject::new(&source) };
+    let text = error(&examine(&subject, &DoctorConfig::default()).unwrap(), "unknown-element");
+    assert!(text.contains("does not know Ag (1 frame, 1 atom)") && !text.contains("new_elements"), "{text}");
     let text = warning(&findings, "duplicates-across-splits");
     assert!(text.contains("1 exact copy of training frames among the validation frames"), "{text}");
 }

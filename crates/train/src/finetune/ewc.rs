@@ -1,7 +1,8 @@
 //! Elastic weight consolidation (Kirkpatrick et al., PNAS 114, 3521 (2017), eq. 3): weights are held where they matter for the old domain.
 //!
 //! To the loss comes λ/2 Σ F (w − w₀)², with w₀ the weights at the beginning and F the diagonal of the empirical Fisher information, the mean over frames of
-//! the old domain of the squared gradient of the loss of that frame.
+//! the old domain of the squared gradient of the loss of that frame. Weights that the old domain does not depend on, such as those of elements that it does
+//! not have, are free.
 
 use std::collections::BTreeMap;
 

@@ -80,10 +80,7 @@ pub(super) fn with_head(foundation: &Artifact, name: &str, old: Option<&str>) ->
                 };
                 NamedTensor { name: tensor.to_owned(), shape, numbers: Numbers::F64(numbers) }
             }
-            None => {
-                let numbers = foundation.i64(tensor).map(Numbers::I64).or_else(|_| foundation.f64(tensor).map(Numbers::F64))?;
-                NamedTensor { name: tensor.to_owned(), shape, numbers }
-            }
+            None => foundation.tensor(tensor)?,
         });
     }
     let width = heads + 1;

@@ -3,10 +3,12 @@
 //! It is done outside of the model. Each block of weights of an equivariant linear map, `[channels in, channels out]` for one irrep (and one element, where
 //! weights depend on it), has an A and a B of its own, so what is added is equivariant as well; matrices of networks on scalars are one block.
 //! The products are written into the model's weights, and the gradient G by these becomes those by A and B: (α/r) G Bᵀ and (α/r) Aᵀ G. B is 0 at the
-//! beginning, and A is drawn from the normal distribution, as weights of these models are, their normalisation being elsewhere. Everything that is no linear
-//! map stays as it is.
+//! beginning, and A is drawn from the normal distribution with the root mean square of the block's weights: these are of the order of 1 where the
+//! normalisation of a map is elsewhere, as in e3nn, and smaller where it is in the weights themselves, as in networks with layer norms. Everything that is
+//! no linear map stays as it is, but for weights of elements that the model is only learning: these have nothing to be kept, and are trained as they are.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
@@ -34,6 +36,8 @@ struct Map {
     weight: Var,
     base: Vec<f64>,
     blocks: Vec<Block>,
+    /// Weights of new elements, if there are any: where they are in the tensor, and what is trained in their place.
+    new: Option<(Vec<Range<usize>>, Var)>,
 }
 
 /// Low-rank updates of the linear maps of a model.
@@ -43,8 +47,13 @@ pub struct LowRank {
     maps: BTreeMap<String, Map>,
 }
 
+fn root_mean_square(numbers: &[f64]) -> f64 {
+    (numbers.iter().map(|x| x * x).sum::<f64>() / numbers.len().max(1) as f64).sqrt()
+}
+
 impl LowRank {
-    /// For the weights that are in `weights` of the maps `specs`, as they are. A block has at most as many ranks as channels.
+    /// For the weights that are in `weights` of the maps `specs`, as they are. A block has at most as many ranks as channels. `new_rows` says where weights
+    /// of new elements are in any tensor.
     ///
     /// # Errors
     /// Only if candle fails.
@@ -52,35 +61,51 @@ impl LowRank {
         config: LoraConfig,
         weights: &BTreeMap<String, Var>,
         specs: &BTreeMap<String, Arc<LinearSpec>>,
+        new_rows: &BTreeMap<String, Vec<Range<usize>>>,
         seed: u64,
     ) -> Result<Self, TrainError> {
         let mut maps = BTreeMap::new();
-        for (name, spec) in specs {
-            let Some(weight) = weights.get(name) else { continue };
+        for (name, weight) in weights {
+            let variable =
+                |x: Vec<f64>, shape: &[usize]| Var::from_tensor(&Tensor::from_vec(x, shape, &Device::Cpu)?.to_dtype(weight.dtype())?);
+            let ranges = new_rows.get(name).cloned().unwrap_or_default();
+            let spec = specs.get(name);
+            if spec.is_none() && ranges.is_empty() {
+                continue;
+            }
+            let base = values(weight)?;
             let mut blocks = Vec::new();
-            for row in 0..weight.elem_count() / spec.weight_numel {
-                for instruction in &spec.instructions {
-                    let (mul_in, mul_out) = (instruction.mul_in, instruction.mul_out);
-                    let rank = config.rank.min(mul_in).min(mul_out);
-                    let a = Stream::new(seed, &format!("{name}.lora.{}.a", blocks.len())).normal(mul_in * rank, 1.0);
-                    let variable =
-                        |x: Vec<f64>, shape| Var::from_tensor(&Tensor::from_vec(x, shape, &Device::Cpu)?.to_dtype(weight.dtype())?);
-                    blocks.push(Block {
-                        offset: row * spec.weight_numel + instruction.weight_offset,
-                        mul_in,
-                        mul_out,
-                        rank,
-                        a: variable(a, (mul_in, rank))?,
-                        b: variable(vec![0.0; rank * mul_out], (rank, mul_out))?,
-                    });
+            if let Some(spec) = spec {
+                let firsts = (0..base.len()).step_by(spec.weight_numel);
+                // Rows of new elements are trained in full.
+                for first in firsts.filter(|first| !ranges.iter().any(|range| range.contains(first))) {
+                    for instruction in &spec.instructions {
+                        let (mul_in, mul_out) = (instruction.mul_in, instruction.mul_out);
+                        let rank = config.rank.min(mul_in).min(mul_out);
+                        let offset = first + instruction.weight_offset;
+                        let size = root_mean_square(&base[offset..offset + mul_in * mul_out]);
+                        let deviation = if size > 0.0 { size } else { 1.0 };
+                        let a = Stream::new(seed, &format!("{name}.lora.{}.a", blocks.len())).normal(mul_in * rank, deviation);
+                        blocks.push(Block {
+                            offset,
+                            mul_in,
+                            mul_out,
+                            rank,
+                            a: variable(a, &[mul_in, rank])?,
+                            b: variable(vec![0.0; rank * mul_out], &[rank, mul_out])?,
+                        });
+                    }
                 }
             }
-            maps.insert(name.clone(), Map { weight: weight.clone(), base: values(weight)?, blocks });
+            let of_new: Vec<f64> = ranges.iter().flat_map(|range| &base[range.clone()]).copied().collect();
+            let count = of_new.len();
+            let new = if count > 0 { Some((ranges, variable(of_new, &[count])?)) } else { None };
+            maps.insert(name.clone(), Map { weight: weight.clone(), base, blocks, new });
         }
         Ok(Self { scale: config.alpha / config.rank as f64, maps })
     }
 
-    /// What is trained: `NAME.lora.BLOCK.a` and `.b` for each weight NAME.
+    /// What is trained: `NAME.lora.BLOCK.a` and `.b` for each weight NAME, and `NAME.lora.new` for its part of new elements.
     pub fn variables(&self) -> BTreeMap<String, Var> {
         let mut variables = BTreeMap::new();
         for (name, map) in &self.maps {
@@ -88,11 +113,14 @@ impl LowRank {
                 variables.insert(format!("{name}.lora.{k}.a"), block.a.clone());
                 variables.insert(format!("{name}.lora.{k}.b"), block.b.clone());
             }
+            if let Some((_, new)) = &map.new {
+                variables.insert(format!("{name}.lora.new"), new.clone());
+            }
         }
         variables
     }
 
-    /// Writes W₀ + (α/r) A B into the weights of the model.
+    /// Writes W₀ + (α/r) A B into the weights of the model, and the weights of new elements as they are.
     ///
     /// # Errors
     /// Only if candle fails.
@@ -108,13 +136,18 @@ impl LowRank {
                     }
                 }
             }
+            if let Some((ranges, new)) = &map.new {
+                for (place, x) in ranges.iter().cloned().flatten().zip(values(new)?) {
+                    merged[place] = x;
+                }
+            }
             let merged = Tensor::from_vec(merged, map.weight.shape(), &Device::Cpu)?.to_dtype(map.weight.dtype())?;
             map.weight.set(&merged)?;
         }
         Ok(())
     }
 
-    /// Gradients by A and B from those by the weights of the model.
+    /// Gradients by what is trained from those by the weights of the model.
     ///
     /// # Errors
     /// Only if candle fails.
@@ -123,6 +156,11 @@ impl LowRank {
         for (name, map) in &self.maps {
             let Some(gradient) = gradients.get(name) else { continue };
             let gradient = values(gradient)?;
+            let tensor = |x: Vec<f64>, like: &Var| Tensor::from_vec(x, like.shape(), &Device::Cpu)?.to_dtype(like.dtype());
+            if let Some((ranges, new)) = &map.new {
+                let of_new = ranges.iter().cloned().flatten().map(|place| gradient[place]).collect();
+                projected.insert(format!("{name}.lora.new"), tensor(of_new, new)?);
+            }
             for (k, block) in map.blocks.iter().enumerate() {
                 let Block { offset, mul_in, mul_out, rank, .. } = *block;
                 let (a, b) = (values(&block.a)?, values(&block.b)?);
@@ -136,7 +174,6 @@ impl LowRank {
                         }
                     }
                 }
-                let tensor = |x: Vec<f64>, like: &Var| Tensor::from_vec(x, like.shape(), &Device::Cpu)?.to_dtype(like.dtype());
                 projected.insert(format!("{name}.lora.{k}.a"), tensor(of_a, &block.a)?);
                 projected.insert(format!("{name}.lora.{k}.b"), tensor(of_b, &block.b)?);
             }
@@ -179,7 +216,9 @@ mod tests {
         let batch = vec![Sample::new(artifact.header(), Arc::new(frame)).unwrap()];
         let found = || gradients(&model, &weights, std::slice::from_ref(&batch), &LossConfig::default(), LossWeights::default()).unwrap();
         let before = found();
-        let low_rank = LowRank::new(LoraConfig { rank: 2, alpha: 3.0 }, &weights, &specs, 5).unwrap();
+        // Oxygen as if it had been added.
+        let new_rows = crate::finetune::elements::rows_of_new(artifact, &[1]);
+        let low_rank = LowRank::new(LoraConfig { rank: 2, alpha: 3.0 }, &weights, &specs, &new_rows, 5).unwrap();
         low_rank.merge().unwrap();
         // B is 0.
         assert_eq!(found().terms.total(), before.terms.total());
@@ -211,6 +250,39 @@ mod tests {
             assert!((expected - numeric).abs() <= 1e-6 * size.max(1e-3), "{name}: {expected} and {numeric}");
         }
         assert!(projected.len() > 8);
+        assert!(projected.contains_key("embedding.weight.lora.new") && projected.keys().filter(|name| name.ends_with(".new")).count() >= 3);
+    }
+
+    /// Also where weights are small because nothing else makes their products so.
+    #[test]
+    fn factors_begin_as_large_as_the_weights() {
+        use crate::architecture::{InteractionName, MaceModelConfig, ModelConfig, TrainingStatistics, build};
+
+        let block = InteractionName::ResidualNonLinear;
+        let config = MaceModelConfig { num_channels: 8, max_ell: 1, interaction_first: block, interaction: block, ..Default::default() };
+        let statistics = TrainingStatistics {
+            elements: vec![1, 8],
+            e0s: vec![vec![0.0; 2]],
+            scale: vec![1.0],
+            shift: vec![0.0],
+            avg_num_neighbors: 5.0,
+        };
+        let artifact = build(&ModelConfig::Mace(config), &statistics, &[], 3, "layer norms").unwrap();
+        let parameters = Parameters::trainable(&artifact, DType::F64, &Device::Cpu);
+        Model::build(&artifact, &parameters).unwrap();
+        let specs = parameters.linear_maps();
+        let low_rank = LowRank::new(LoraConfig::default(), &parameters.into_variables(), &specs, &BTreeMap::new(), 5).unwrap();
+        let mut small = 0;
+        for (name, map) in &low_rank.maps {
+            for block in map.blocks.iter().filter(|block| block.mul_in * block.rank >= 32) {
+                let weights = root_mean_square(&map.base[block.offset..block.offset + block.mul_in * block.mul_out]);
+                let factor = root_mean_square(&values(&block.a).unwrap());
+                assert!((0.6..1.6).contains(&(factor / weights)), "{name}: {factor} and {weights}");
+                small += usize::from(weights < 0.2);
+            }
+        }
+        // The radial and density networks.
+        assert!(small >= 6, "{small}");
     }
 
     #[test]

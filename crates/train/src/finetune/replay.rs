@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tesseral_atoms::labels::voigt;
 use tesseral_potentials::{Artifact, Model};
 
-use super::energies_of_atoms;
+use super::energies::energies_of_atoms;
 use crate::config::ReplayLabels;
 use crate::data::read::read_files;
 use crate::data::{DataConfig, DataError, FileConfig, Frame, FrameSource, FrameSummary, KeysConfig, MissingLabels, shuffled_order};
@@ -164,7 +164,8 @@ pub fn read(
 /// If a tensor is missing or a frame has no head.
 pub fn shift_energies(frames: &mut [Frame], foundation: &Artifact, model: &Artifact) -> Result<(), TrainError> {
     let (tensor, heads) = energies_of_atoms(&foundation.header().architecture);
-    let elements = model.header().elements();
+    // The model may have got elements since; frames of the old domain have none of these.
+    let (before, after) = (foundation.header().elements(), model.header().elements());
     let (old, new) = (foundation.f64(tensor)?, model.f64(tensor)?);
     for frame in frames {
         let Some(energy) = &mut frame.energy else { continue };
@@ -174,8 +175,9 @@ pub fn shift_energies(frames: &mut [Frame], foundation: &Artifact, model: &Artif
             continue;
         }
         for z in &frame.structure.numbers {
-            if let Some(k) = elements.iter().position(|e| e == z) {
-                *energy += new[head * elements.len() + k] - old[head * elements.len() + k];
+            let place = |elements: &[u8]| elements.iter().position(|e| e == z);
+            if let (Some(was), Some(is)) = (place(before), place(after)) {
+                *energy += new[head * after.len() + is] - old[head * before.len() + was];
             }
         }
     }

@@ -285,7 +285,7 @@ mod tests {
             Model::build(&setting.artifact, &parameters).unwrap();
             parameters.linear_maps()
         };
-        let low_rank = LowRank::new(LoraConfig { rank: 2, alpha: 2.0 }, &setting.weights, &maps, 3).unwrap();
+        let low_rank = LowRank::new(LoraConfig { rank: 2, alpha: 2.0 }, &setting.weights, &maps, &BTreeMap::new(), 3).unwrap();
         let variables = low_rank.variables();
         let batches = [setting.batch(-10.0)];
         let objective = Objective { variables: &variables, low_rank: Some(&low_rank), ..setting.objective(&batches) };

@@ -1,6 +1,6 @@
 //! From configuration and data to a training that can begin, or go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,15 +16,16 @@ use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
 use crate::checkpoint::{self, Checkpoint, Checkpoints, Found, TrainingState};
 use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
-use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped};
+use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped, elements_of};
 use crate::doctor::{self, Subject};
 use crate::error::TrainError;
 use crate::finetune;
+use crate::finetune::elements::{Added, rows_of_new};
 use crate::finetune::ewc::{self, Anchor, ByName};
 use crate::finetune::lora::LowRank;
 use crate::finetune::replay::{self, Joined, Mixture, UnderHead};
 use crate::loader::Samples;
-use crate::log::{LogWriter, Record, Resumed, Start};
+use crate::log::{self, LogWriter, Record, Resumed, Start};
 use crate::optimizer::{Optimizer, matches};
 use crate::schedule::{Horizon, Schedule};
 use crate::statistics::Statistics;
@@ -48,17 +49,6 @@ fn hash(config: &TrainConfig) -> Result<String, TrainError> {
     Ok(Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
 }
 
-/// Elements of all frames, ascending.
-fn elements(sources: &[&dyn FrameSource]) -> Result<Vec<u8>, TrainError> {
-    let mut present = [false; 256];
-    for source in sources {
-        for index in 0..source.len() {
-            source.frame(index)?.structure.numbers.iter().for_each(|&z| present[usize::from(z)] = true);
-        }
-    }
-    Ok((1..=u8::MAX).filter(|&z| present[usize::from(z)]).collect())
-}
-
 /// Names of the heads of all frames, in the order in which they are met; none if no frame names one.
 fn heads(source: &dyn FrameSource) -> Result<Vec<String>, TrainError> {
     let mut heads: Vec<String> = Vec::new();
@@ -75,16 +65,16 @@ fn heads(source: &dyn FrameSource) -> Result<Vec<String>, TrainError> {
 /// That the model knows elements and heads of all frames: found out now rather than when the last of them is evaluated.
 fn known_to_all(source: &dyn FrameSource, header: &Header) -> Result<(), TrainError> {
     for index in 0..source.len() {
-        known(&*source.frame(index)?, header)?;
+        known(&*source.frame(index)?, header, header.elements())?;
     }
     Ok(())
 }
 
-/// That the model knows elements and head of a frame.
-fn known(frame: &Frame, header: &Header) -> Result<(), TrainError> {
+/// That a frame has a head of the model and no elements but these.
+fn known(frame: &Frame, header: &Header, elements: &[u8]) -> Result<(), TrainError> {
     let of_frame = |source| TrainError::Frame { origin: frame.origin.clone(), source };
     head_index(header, frame.head.as_deref()).map_err(of_frame)?;
-    species_of(&frame.structure, header.elements()).map_err(of_frame)?;
+    species_of(&frame.structure, elements).map_err(of_frame)?;
     Ok(())
 }
 
@@ -94,7 +84,7 @@ fn untrained(config: &TrainConfig, data: &Dataset, stop: Stop<'_>) -> Result<Art
         config.model.as_ref().ok_or_else(|| TrainError::Unsupported { what: "there is neither a model nor a foundation".into() })?;
     let (train, valid) = (UntilStopped { source: &*data.train, stop }, UntilStopped { source: &*data.valid, stop });
     let heads = heads(&train)?;
-    let elements = elements(&[&train, &valid])?;
+    let elements = elements_of(&[&train, &valid])?;
     let of_head = |head: Option<&str>| Statistics::new(&train, &data.isolated, head, model.cutoff(), &config.statistics);
     let all = of_head(None)?;
     let by_head = if heads.is_empty() { vec![all.clone()] } else { heads.iter().map(|h| of_head(Some(h))).collect::<Result<_, _>>()? };
@@ -127,6 +117,30 @@ fn is_trained(config: &TrainConfig, name: &str) -> bool {
     by_model && !frozen
 }
 
+/// That every pattern of parameters to freeze names some: a slip of the pen would freeze nothing.
+fn check_frozen(config: &TrainConfig, artifact: &Artifact) -> Result<(), TrainError> {
+    let finetune = &config.finetune;
+    let idle = |pattern: &&String| !artifact.names().any(|name| matches(pattern, name));
+    match finetune.freeze.iter().find(idle).filter(|_| finetune.mode == FinetuneMode::Frozen) {
+        Some(pattern) => Err(TrainError::Finetune {
+            what: format!("finetune.freeze: no parameter matches `{pattern}`"),
+            hint: "parameters have names such as embedding.weight and layers.0.radial.1.weight; layers.*.radial freezes all radial networks",
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Names of files of the old domain in logs and tables.
+fn names_of_old(files: &[PathBuf]) -> Vec<String> {
+    let short = |path: &PathBuf| path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
+    let distinct = files.iter().map(short).collect::<BTreeSet<String>>().len() == files.len();
+    let name = |path: &PathBuf| if distinct { short(path) } else { path.display().to_string() };
+    match files {
+        [_] => vec!["old domain".to_owned()],
+        _ => files.iter().map(|path| format!("old domain, {}", name(path))).collect(),
+    }
+}
+
 /// Frames of the old domain.
 #[derive(Default)]
 struct OldDomain {
@@ -152,7 +166,15 @@ impl OldDomain {
         let head = finetune.old_head.as_deref().or(only);
         let read = |files: &[PathBuf], masked: bool| -> Result<Vec<Frame>, TrainError> {
             let frames = replay::read(files, &finetune.keys, head, masked, fields, stop)?;
-            frames.iter().try_for_each(|frame| known(frame, header))?;
+            if frames.is_empty() {
+                let files = files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+                return Err(TrainError::Finetune {
+                    what: format!("there is no frame of the old domain in {files}"),
+                    hint: "isolated atoms do not count; check finetune.replay.files and finetune.forgetting",
+                });
+            }
+            // The old domain is what the foundation knows: it has nothing to say about elements that were added.
+            frames.iter().try_for_each(|frame| known(frame, header, foundation.header().elements()))?;
             Ok(frames)
         };
         let mut old = Self::default();
@@ -161,11 +183,9 @@ impl OldDomain {
             let frames = read(&finetune.replay.files, masked)?;
             old.replay = replay::label(frames, finetune.replay.labels, foundation, initial, stop)?.into();
         }
-        for path in &finetune.forgetting {
+        for (path, name) in finetune.forgetting.iter().zip(names_of_old(&finetune.forgetting)) {
             let mut frames = read(std::slice::from_ref(path), true)?;
             replay::shift_energies(&mut frames, foundation, initial)?;
-            let file = path.file_name().map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned());
-            let name = if finetune.forgetting.len() == 1 { "old domain".to_owned() } else { format!("old domain, {file}") };
             old.forgetting.push((name, Arc::new(Memory::from(frames))));
         }
         Ok(old)
@@ -222,7 +242,12 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
             *source = Arc::new(UnderHead { source: source.clone(), head: head.clone() });
         }
     }
-    let known = foundation.as_ref().map(|a| a.header().elements().to_vec());
+    // A training that goes on has them in its model already.
+    let added = match &foundation {
+        Some(foundation) if !resume => Added::new(foundation.header(), &config.finetune, &UntilStopped { source: &*data.train, stop })?,
+        _ => Added::default(),
+    };
+    let known = foundation.as_ref().map(|a| added.joined(a.header().elements()));
     let mut findings = None;
     let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
     if !resume {
@@ -247,7 +272,7 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
         Artifact::open(&files.initial())?
     } else {
         let artifact = match &foundation {
-            Some(foundation) => finetune::prepared(foundation, config, &data, stop)?,
+            Some(foundation) => finetune::prepared(foundation, &added, config, &data, stop)?,
             None => untrained(config, &data, stop)?,
         };
         artifact.save(&files.initial())?;
@@ -257,6 +282,15 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
         known_to_all(&UntilStopped { source: &**source, stop }, initial.header())?;
     }
     let old = OldDomain::read(config, foundation.as_ref(), &initial, &fields, stop)?;
+    // What is trained along with its own labels is checked as what is trained; labels of the foundation agree with one another.
+    if !resume && config.finetune.replay.labels == ReplayLabels::Data && !old.replay.is_empty() {
+        let found = doctor::examine(&Subject::new(&UntilStopped { source: &old.replay, stop }), &config.doctor)?;
+        if found.has_errors() {
+            tell(Progress::Checked(&found));
+            return Err(TrainError::Unfit { errors: found.of(doctor::Severity::Error).count() });
+        }
+    }
+    check_frozen(config, &initial)?;
     let dtype = match config.training.precision {
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
@@ -270,12 +304,25 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
         }
         _ => None,
     };
-    let of_name = |name: &str| is_trained(config, name) && maps.as_ref().is_none_or(|maps| maps.contains_key(name));
+    // What low-rank updates cannot give: weights of elements that the foundation does not have.
+    let new_rows = match (&foundation, &maps) {
+        (Some(foundation), Some(_)) => rows_of_new(&initial, foundation.header().elements()),
+        _ => BTreeMap::new(),
+    };
+    let by_mode = |name: &str| maps.as_ref().is_none_or(|maps| maps.contains_key(name) || new_rows.contains_key(name));
+    let of_name = |name: &str| is_trained(config, name) && by_mode(name);
     let parameters = Parameters::trainable_where(&initial, dtype, &device, &of_name);
     let model = Model::build(&initial, &parameters)?;
     let weights: BTreeMap<String, Var> = parameters.into_variables();
-    let low_rank = maps.map(|maps| LowRank::new(config.finetune.lora, &weights, &maps, config.training.seed)).transpose()?;
+    let lora = config.finetune.lora;
+    let low_rank = maps.as_ref().map(|maps| LowRank::new(lora, &weights, maps, &new_rows, config.training.seed)).transpose()?;
     let variables = low_rank.as_ref().map_or_else(|| weights.clone(), LowRank::variables);
+    if variables.is_empty() {
+        return Err(TrainError::Finetune {
+            what: "there is nothing to train: finetune.freeze names every parameter".into(),
+            hint: "freeze a part of the model, such as layers.*.radial",
+        });
+    }
     let counts = (variables.values().map(|v| v.elem_count()).sum(), initial.num_parameters());
 
     let optimizer = Optimizer::new(&config.optimizer, &variables)?;
@@ -352,6 +399,11 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
         for finding in findings.iter().flat_map(|f| &f.findings) {
             course.record(Record::Finding(finding.into()))?;
         }
+        if !added.is_empty() {
+            let message = added.note();
+            tell(Progress::Event(&message));
+            course.record(Record::Event(log::Event { step: 0, epoch: 0, message }))?;
+        }
     }
     if resume {
         course.go_on(found)?;
@@ -381,5 +433,19 @@ impl Course {
         };
         let (step, epoch) = (self.position.step, self.position.epoch);
         self.record(Record::Resumed(Resumed { step, epoch, checkpoint: name }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_old_domain_have_names_of_their_own() {
+        let names = |files: &[&str]| names_of_old(&files.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(names(&["a/test.xyz"]), ["old domain"]);
+        assert_eq!(names(&["a/b.xyz", "a/c.xyz"]), ["old domain, b.xyz", "old domain, c.xyz"]);
+        assert_eq!(names(&["a/test.xyz", "b/test.xyz"]), ["old domain, a/test.xyz", "old domain, b/test.xyz"]);
+        assert!(names(&[]).is_empty());
     }
 }

@@ -63,7 +63,10 @@ checkpoint = { epochs = 0, time = 0 }
 fn run(folder: &Path, foundation: &Artifact, overrides: &[&str], interruptions: &[u64]) -> Outcome {
     crate::enable().unwrap();
     fs_err::write(folder.join("new.xyz"), molecules(16, 1, -20.0)).unwrap();
-    fs_err::write(folder.join("old.xyz"), molecules(9, 2, -10.0)).unwrap();
+    // Where oxygen is new, the old domain has nitrogen in its place.
+    let old = molecules(9, 2, -10.0);
+    let knows_oxygen = foundation.header().elements().contains(&8);
+    fs_err::write(folder.join("old.xyz"), if knows_oxygen { old } else { old.replace("O ", "N ") }).unwrap();
     let mut overrides: Vec<String> = overrides.iter().map(|&o| o.to_owned()).collect();
     overrides.push(format!("output.directory={:?}", folder.join("run").display().to_string()));
     let config = TrainConfig::parse(CONFIG, &folder.join("train.toml"), &overrides, PRESETS).unwrap();
@@ -134,25 +137,112 @@ fn replay_is_resumed_to_the_bit_and_forgetting_is_written_down() {
     the_same_when_resumed(&tiny_sevennet(&[1, 8]), &["finetune.replay.labels=foundation", "training.accumulate=2"]);
 }
 
+/// The error of a model in the energy per atom of the old frames.
+fn error_on_old(folder: &Path, artifact: &Artifact) -> f64 {
+    let model = Model::load(artifact, candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
+    let keys = crate::data::KeysConfig::default();
+    let frames = crate::finetune::replay::read(&[folder.join("old.xyz")], &keys, None, false, &[], Stop::never()).unwrap();
+    let mut sum = 0.0;
+    for frame in &frames {
+        let sample = crate::step::Sample::new(artifact.header(), std::sync::Arc::new(frame.clone())).unwrap();
+        let batch = model.batch(&[&sample.prepared], &[&sample.frame.structure], sample.head).unwrap();
+        sum += ((model.evaluate(&batch).unwrap()[0].energy - frame.energy.unwrap()) / 3.0).powi(2);
+    }
+    (sum / frames.len() as f64).sqrt()
+}
+
+/// The row of an outcome.
+fn row<'a>(outcome: &'a Outcome, phase: Phase, set: &str) -> &'a crate::report::ForgettingRow {
+    outcome.forgetting.iter().find(|r| r.phase == phase && r.set == set).unwrap()
+}
+
 /// The zeros of energy of the old domain move with those of the model, so that nothing is forgotten by the shift alone.
 #[test]
 fn before_is_before_the_shift_of_energies() {
     let folder = tempfile::tempdir().unwrap();
     let foundation = tiny_artifact(&[1, 8]);
     let outcome = run(folder.path(), &foundation, &["training.max_epochs=1"], &[]);
-    let before = outcome.forgetting.iter().find(|r| r.phase == Phase::Before && r.set == "old domain").unwrap();
-    let model = Model::load(&foundation, candle_core::DType::F64, &candle_core::Device::Cpu).unwrap();
-    let keys = crate::data::KeysConfig::default();
-    let frames = crate::finetune::replay::read(&[folder.path().join("old.xyz")], &keys, None, false, &[], Stop::never()).unwrap();
-    let mut sum = 0.0;
-    for frame in &frames {
-        let sample = crate::step::Sample::new(foundation.header(), std::sync::Arc::new(frame.clone())).unwrap();
-        let batch = model.batch(&[&sample.prepared], &[&sample.frame.structure], sample.head).unwrap();
-        sum += ((model.evaluate(&batch).unwrap()[0].energy - frame.energy.unwrap()) / 3.0).powi(2);
-    }
-    let expected = (sum / frames.len() as f64).sqrt();
-    let found = before.errors.energy_per_atom.as_ref().unwrap().rmse;
+    let expected = error_on_old(folder.path(), &foundation);
+    let found = row(&outcome, Phase::Before, "old domain").errors.energy_per_atom.as_ref().unwrap().rmse;
     assert!((found - expected).abs() < 1e-9 * expected, "{found} and {expected}");
+}
+
+/// Oxygen is new to these models. They begin with their errors on the old domain, with energies near those of the data, and learn.
+#[test]
+fn new_elements_are_learnt_in_every_way_and_resumed_to_the_bit() {
+    let (mace, sevennet) = (tiny_artifact(&[1, 7]), tiny_sevennet(&[1, 7]));
+    let (mean, like) = ("finetune.new_elements=mean", "finetune.new_elements={ like = { O = \"N\" } }");
+    let slow = "optimizer.learning_rate=0.003";
+    let ways: [(&Artifact, &[&str]); 8] = [
+        (&mace, &[mean]),
+        (&sevennet, &[like, "finetune.reestimate_e0s=false"]),
+        (&sevennet, &[mean, "finetune.replay.labels=foundation"]),
+        (&mace, &[mean, "finetune.mode=multihead"]),
+        (&mace, &[like, "finetune.mode=ewc", slow]),
+        (&mace, &[like, "finetune.mode=lora", slow]),
+        (&sevennet, &[mean, "finetune.mode=lora", slow]),
+        (&mace, &[mean, "finetune.mode=frozen", "finetune.freeze=[\"layers.*.radial\"]"]),
+    ];
+    for (foundation, settings) in ways {
+        let (folder, outcome) = the_same_when_resumed(foundation, settings);
+        let open = |name: &str| Artifact::open(&folder.path().join("run").join(name)).unwrap();
+        let (initial, tuned) = (open("initial.safetensors"), open("model.safetensors"));
+        assert_eq!(tuned.header().elements(), [1, 7, 8], "{settings:?}");
+        let energy = |phase, set| row(&outcome, phase, set).errors.energy_per_atom.as_ref().unwrap().rmse;
+        let expected = error_on_old(folder.path(), foundation);
+        let found = energy(Phase::Before, "old domain");
+        assert!((found - expected).abs() < 1e-9 * expected, "{settings:?}: {found} and {expected}");
+        assert!(energy(Phase::Before, "new domain") < 1.0, "{settings:?}: {}", energy(Phase::Before, "new domain"));
+        let forces = |phase| row(&outcome, phase, "new domain").errors.forces.as_ref().unwrap().rmse;
+        assert!(forces(Phase::After) < forces(Phase::Before), "{settings:?}");
+        // What the new element begins with is moved; `lora` leaves the embeddings of old ones alone.
+        let name = "embedding.weight";
+        let (before, after) = (initial.f64(name).unwrap(), tuned.f64(name).unwrap());
+        let changed = |k: usize| {
+            let width = before.len() / 3;
+            before[k * width..(k + 1) * width] != after[k * width..(k + 1) * width]
+        };
+        let lora = settings.contains(&"finetune.mode=lora");
+        assert_eq!([changed(0), changed(1), changed(2)], [!lora, !lora, true], "{settings:?}");
+        let records = log::read(folder.path().join("run/log.jsonl")).unwrap();
+        let added = |r: &Record| matches!(r, Record::Event(event) if event.message.starts_with("elements added: O ("));
+        assert_eq!(records.iter().filter(|r| added(r)).count(), 1);
+    }
+}
+
+#[test]
+fn unknown_elements_are_refused_with_what_to_do() {
+    crate::enable().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs_err::write(folder.path().join("new.xyz"), molecules(16, 1, -20.0)).unwrap();
+    fs_err::write(folder.path().join("old.xyz"), molecules(3, 2, -20.0)).unwrap();
+    let output = format!("output.directory={:?}", folder.path().join("run").display().to_string());
+    let attempt = |setting: &str| {
+        let overrides = [output.clone(), setting.to_owned()];
+        let config = TrainConfig::parse(CONFIG, &folder.path().join("train.toml"), &overrides, PRESETS).unwrap();
+        let foundation = Some(tiny_artifact(&[1, 7]));
+        let request = Request { config: &config, foundation, resume: false, provenance: Provenance::default() };
+        let mut said = String::new();
+        let error = train(request, &AtomicBool::new(false), &mut |progress| {
+            if let Progress::Checked(findings) = progress {
+                said = findings.to_string();
+            }
+        });
+        assert!(!folder.path().join("run/log.jsonl").exists());
+        let error = error.unwrap_err();
+        format!("{said} | {error} | {}", error.hint().unwrap_or_default())
+    };
+    for (setting, says) in [
+        ("finetune.new_elements=refuse", &["does not know O (16 frames, 16 atoms); it knows H, N", "finetune.new_elements = \"mean\""][..]),
+        ("finetune.new_elements={ like = { H = \"N\" } }", &["finetune.new_elements.like.H: the model knows H already"]),
+        ("finetune.new_elements={ like = { O = \"S\" } }", &["finetune.new_elements.like.O: the model does not know S", "it knows H, N"]),
+        ("finetune.new_elements={ like = { C = \"N\" } }", &["finetune.new_elements.like.C: no training frame has C"]),
+        // The old domain is what the model knew before.
+        ("finetune.new_elements=mean", &["old.xyz", "does not know element O"]),
+    ] {
+        let text = attempt(setting);
+        assert!(says.iter().all(|part| text.contains(part)), "{setting}: {text}");
+    }
 }
 
 #[test]
@@ -234,4 +324,47 @@ fn old_frames_that_cannot_be_used_are_named_before_the_first_step() {
     let request = Request { config: &config, foundation: Some(tiny_artifact(&[1, 8])), resume: false, provenance: Provenance::default() };
     let error = train(request, &AtomicBool::new(false), &mut |progress| assert!(!matches!(progress, Progress::Step(..)))).unwrap_err();
     assert!(error.to_string().contains("old.xyz") && error.to_string().contains("Au"), "{error}");
+}
+
+/// Old frames are checked as new ones are, and what would silently do nothing is an error.
+#[test]
+fn what_would_go_wrong_in_silence_is_said() {
+    crate::enable().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: String| fs_err::write(folder.path().join(name), text).unwrap();
+    write("new.xyz", molecules(16, 1, -20.0));
+    write("old.xyz", molecules(9, 2, -10.0));
+    let atom = "1\nProperties=species:S:1:pos:R:3 energy=-13.6 config_type=IsolatedAtom\nH 0 0 0\n";
+    write("atom.xyz", atom.to_owned());
+    // Energies in kcal/mol, forces in eV/Å.
+    let kcal = |line: &str| match line.split_once("energy=") {
+        Some((before, energy)) => format!("{before}energy={:?}\n", 23.060_548 * energy.parse::<f64>().unwrap()),
+        None => format!("{line}\n"),
+    };
+    write("units.xyz", molecules(60, 2, -10.0).lines().map(kcal).collect());
+    let output = format!("output.directory={:?}", folder.path().join("run").display().to_string());
+    for (settings, says) in [
+        (&["finetune.replay.files=[\"units.xyz\"]"][..], "kcal/mol"),
+        (&["finetune.replay.files=[\"atom.xyz\"]"], "no frame of the old domain"),
+        (&["finetune.forgetting=[\"atom.xyz\"]"], "no frame of the old domain"),
+        (&["finetune.mode=frozen", "finetune.freeze=[\"layer.0\"]"], "no parameter matches `layer.0`"),
+        (&["finetune.mode=frozen", "finetune.freeze=[\"*\"]"], "nothing to train"),
+    ] {
+        // Paths of overrides start where the program runs.
+        let absolute = |setting: &&str| setting.replace("[\"", &format!("[\"{}/", folder.path().display()));
+        let path = |setting: &&str| if setting.contains(".xyz") { absolute(setting) } else { (*setting).to_owned() };
+        let overrides: Vec<String> = settings.iter().map(path).chain([output.clone()]).collect();
+        let config = TrainConfig::parse(CONFIG, &folder.path().join("train.toml"), &overrides, PRESETS).unwrap();
+        let foundation = Some(tiny_artifact(&[1, 8]));
+        let request = Request { config: &config, foundation, resume: false, provenance: Provenance::default() };
+        let mut said = String::new();
+        let error = train(request, &AtomicBool::new(false), &mut |progress| {
+            if let Progress::Checked(findings) = progress {
+                said = findings.to_string();
+            }
+        });
+        let error = error.unwrap_err();
+        assert!(said.contains(says) || error.to_string().contains(says), "{settings:?}: {said} {error}");
+        assert!(!folder.path().join("run/log.jsonl").exists());
+    }
 }
