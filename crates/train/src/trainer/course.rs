@@ -9,9 +9,10 @@ use candle_core::Var;
 use serde::{Deserialize, Serialize};
 use tesseral_potentials::{Artifact, Model};
 
+use super::checkpoints::RunCheckpoints;
 use super::{Ending, Files, Progress};
 use crate::average::Average;
-use crate::checkpoint::{Best, Checkpoint, CheckpointError, Checkpoints, TrainingState};
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, TrainingState};
 use crate::config::{LossWeights, OnNan, TrainConfig};
 use crate::data::Dataset;
 use crate::error::TrainError;
@@ -22,9 +23,10 @@ use crate::loader::{Loaded, Loader, Samples};
 use crate::log::{self, LogWriter, Record};
 use crate::loss::LossTerms;
 use crate::optimizer::{Optimizer, check_finite, clip_factor, global_norm, load_variables, save_variables};
+use crate::ranks::Ranks;
 use crate::report::{ForgettingRow, Phase};
 use crate::schedule::Schedule;
-use crate::step::{Batch, gradients};
+use crate::step::{Batch, shared_gradients};
 
 /// Times that a training goes back to a checkpoint before it gives up.
 const ROLLBACKS: u64 = 5;
@@ -55,6 +57,8 @@ pub(super) struct Position {
 
 /// A training under way.
 pub(super) struct Course {
+    /// Those that train together. All of them do the same, with the same numbers; only the first has a log.
+    pub(super) ranks: Arc<Ranks>,
     pub(super) config: TrainConfig,
     pub(super) files: Files,
     pub(super) hash: String,
@@ -76,7 +80,7 @@ pub(super) struct Course {
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
     pub(super) average: Option<Average>,
-    pub(super) checkpoints: Checkpoints,
+    pub(super) checkpoints: RunCheckpoints,
     pub(super) log: Option<LogWriter>,
     pub(super) position: Position,
     /// Frames of the old domain on which forgetting is measured, by name.
@@ -156,9 +160,9 @@ impl Course {
 
     /// Trains until something ends it.
     pub(super) fn run(&mut self, stop: &AtomicBool, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Ending, TrainError> {
-        let start = Instant::now();
+        let start = self.ranks.seconds();
         let before = self.position.wall_seconds;
-        let mut saved = Instant::now();
+        let mut saved = start;
         if self.position.step == 0 && self.position.epoch == 0 {
             let validation = if self.valid.is_empty() { None } else { Some(self.validate(tell)?) };
             let best = validation.as_ref().is_some_and(|v| v.best);
@@ -183,7 +187,7 @@ impl Course {
             let every = self.config.training.checkpoint.epochs as u64;
             if best || (every > 0 && self.position.epoch.is_multiple_of(every)) {
                 self.save(best)?;
-                saved = Instant::now();
+                saved = self.ranks.seconds();
             }
             let patience = self.config.training.patience as u64;
             if patience > 0 && self.position.since_best >= patience.div_ceil(self.config.training.validate_every as u64) {
@@ -203,8 +207,8 @@ impl Course {
         &mut self,
         stop: &AtomicBool,
         tell: &mut (dyn FnMut(Progress<'_>) + Send),
-        (start, before): (Instant, f64),
-        saved: &mut Instant,
+        (start, before): (f64, f64),
+        saved: &mut f64,
     ) -> Result<Option<Ending>, TrainError> {
         let training = self.config.training.clone();
         let order = self.mixture.order(training.seed, self.position.epoch);
@@ -220,7 +224,8 @@ impl Course {
             let step = self.step(&batches)?;
             batches.clear();
             self.position.frame = position;
-            self.position.wall_seconds = before + start.elapsed().as_secs_f64();
+            let now = self.ranks.seconds();
+            self.position.wall_seconds = before + now - start;
             tell(Progress::Step(&step, (position, count)));
             self.record(Record::Step(step))?;
             if stop.load(Ordering::Relaxed) {
@@ -230,9 +235,9 @@ impl Course {
                 return Ok(Some(Ending::Time));
             }
             let every = training.checkpoint.time.seconds();
-            if every > 0.0 && saved.elapsed().as_secs_f64() >= every && position < count {
+            if every > 0.0 && now - *saved >= every && position < count {
                 self.save(false)?;
-                *saved = Instant::now();
+                *saved = self.ranks.seconds();
             }
         }
         Ok(None)
@@ -242,7 +247,7 @@ impl Course {
     fn step(&mut self, batches: &[Batch]) -> Result<log::Step, TrainError> {
         let start = Instant::now();
         let learning_rate = self.learning_rate();
-        let mut found = gradients(&self.model, &self.weights, batches, &self.config.loss, self.loss_weights())?;
+        let mut found = shared_gradients(&self.ranks, &self.model, &self.weights, batches, &self.config.loss, self.loss_weights())?;
         if let Some(low_rank) = &self.low_rank {
             found.by_name = low_rank.project(&found.by_name)?;
         }

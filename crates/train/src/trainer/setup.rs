@@ -10,11 +10,12 @@ use tesseral_potentials::batch::species_of;
 use tesseral_potentials::model::head_index;
 use tesseral_potentials::{Architecture, Artifact, Header, Model, Parameters};
 
+use super::checkpoints::RunCheckpoints;
 use super::course::Course;
 use super::{Files, Progress, Ready, Request, forgetting};
 use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
-use crate::checkpoint::{Checkpoint, Checkpoints, Found, TrainingState};
+use crate::checkpoint::{Checkpoint, Found, TrainingState};
 use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
 use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels};
 use crate::doctor::{self, Subject};
@@ -26,6 +27,7 @@ use crate::finetune::replay::{self, Joined, Mixture, UnderHead};
 use crate::loader::Samples;
 use crate::log::{LogWriter, Record, Resumed, Start};
 use crate::optimizer::{Optimizer, matches};
+use crate::ranks::Ranks;
 use crate::schedule::{Horizon, Schedule};
 use crate::statistics::Statistics;
 
@@ -44,6 +46,27 @@ fn hash(config: &TrainConfig) -> Result<String, TrainError> {
     }
     let text = config.to_toml()?;
     Ok(Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// That all ranks were given the same configuration and find the same frames: each computes a part of every step. Files may lie elsewhere on each.
+fn same_on_all_ranks(ranks: &Ranks, config: &TrainConfig, data: &Dataset) -> Result<(), TrainError> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let mut common = TrainConfig { data: Default::default(), output: Default::default(), ..config.clone() };
+    common.training.threads = 1;
+    ranks.same("the configuration", common.to_toml()?.as_bytes())?;
+    for (what, source) in [("train", &data.train), ("validate", &data.valid), ("test", &data.test)] {
+        let mut hash = Sha256::new();
+        for index in 0..source.len() {
+            let frame = source.frame(index)?;
+            hash.update((frame.structure.len() as u64).to_le_bytes());
+            let numbers = frame.energy.iter().chain(frame.structure.positions.as_flattened());
+            numbers.for_each(|x| hash.update(x.to_le_bytes()));
+        }
+        ranks.same(&format!("the set of frames to {what} on"), hash.finalize().as_slice())?;
+    }
+    Ok(())
 }
 
 /// Elements of all frames, ascending.
@@ -188,27 +211,23 @@ fn kept_fisher(
 /// Section of the file of the Fisher information.
 const FISHER: &str = "fisher";
 
-/// Makes everything ready.
-pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
+/// Makes everything ready. Of several ranks the first one writes, and makes what is not certain to be the same bits on other machines; all read the data.
+pub(super) fn begin(ranks: &Arc<Ranks>, request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
     let Request { config, foundation, resume, mut provenance } = request;
     let files = Files::new(config);
-    // What a run leaves that never began (a folder, the model it would have begun with) is none.
-    let is_checkpoint =
-        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
-    let exists = files.log().exists() || std::fs::read_dir(files.checkpoints()).is_ok_and(|mut entries| entries.any(is_checkpoint));
-    match (resume, exists) {
-        (true, false) => return Err(TrainError::NothingToResume { path: files.folder().to_owned() }),
-        (false, true) => return Err(TrainError::Exists { path: files.folder().to_owned() }),
-        _ => {}
-    }
     let write = |path: std::path::PathBuf, source| TrainError::Write { path, source };
-    // Whether results can be written is found out before hours are spent on them.
-    fs_err::create_dir_all(files.folder()).map_err(|e| write(files.folder().to_owned(), e))?;
-    let checkpoints =
-        Checkpoints::open(&files.checkpoints(), config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN))?;
+    if ranks.is_first() {
+        begin_folder(&files, resume)?;
+    }
+    let keep = config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
+    let checkpoints = RunCheckpoints::open(ranks, &files.checkpoints(), keep)?;
+    ranks.check()?;
 
     let fields = fields(config, foundation.as_ref());
-    let mut data = Dataset::load(&config.data, &fields)?;
+    let load = || -> Result<_, TrainError> { Ok(Dataset::load(&config.data, &fields)?) };
+    // One is enough to fill a cache.
+    let mut data = if config.data.cache.is_some() { ranks.first_then_others(load)? } else { load()? };
+    same_on_all_ranks(ranks, config, &data)?;
     if foundation.is_some() && config.finetune.mode == FinetuneMode::Multihead {
         let head: Arc<str> = config.finetune.head.as_str().into();
         for source in [&mut data.train, &mut data.valid, &mut data.test] {
@@ -218,7 +237,7 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     let known = foundation.as_ref().map(|a| a.header().elements().to_vec());
     let mut findings = None;
     let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
-    if !resume {
+    if !resume && ranks.is_first() {
         let mut subject = Subject::new(&*data.train);
         subject.valid = Some(&*data.valid);
         subject.elements = known.as_deref();
@@ -233,16 +252,19 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     }
 
     let found = if resume { checkpoints.latest()? } else { None };
-    let initial = if resume {
-        Artifact::open(&files.initial())?
-    } else {
+    let make_initial = || -> Result<_, TrainError> {
+        if resume {
+            return Ok(Artifact::open(&files.initial())?);
+        }
         let artifact = match &foundation {
             Some(foundation) => finetune::prepared(foundation, config, &data)?,
             None => untrained(config, &data)?,
         };
         artifact.save(&files.initial())?;
-        artifact
+        Ok(artifact)
     };
+    let initial = ranks
+        .made_by_first(&files.initial(), make_initial, |bytes| Ok(Artifact::from_bytes(bytes, &files.initial().display().to_string())?))?;
     for source in [&data.train, &data.valid, &data.test] {
         known_to_all(&**source, initial.header())?;
     }
@@ -294,19 +316,25 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
             let path = files.fisher();
             let range = mixture.new..train.len();
             let of_old = || ewc::fisher(&model, &variables, &train, range.clone(), &config.loss, config.loss.weights);
-            Some(Anchor::new(config.finetune.ewc_weight, &variables, kept_fisher(&path, &hash, &variables, resume, of_old)?)?)
+            let fisher = ranks.made_by_first(
+                &path,
+                || kept_fisher(&path, &hash, &variables, resume, of_old),
+                |bytes| Ok(ewc::from_tensors(Checkpoint::decode(&bytes, &path)?.section(FISHER), &variables)?),
+            )?;
+            Some(Anchor::new(config.finetune.ewc_weight, &variables, fisher)?)
         }
         _ => None,
     };
-    let log = if !config.output.log {
+    let log = if !config.output.log || !ranks.is_first() {
         None
     } else if resume {
         Some(LogWriter::append(files.log())?)
     } else {
         Some(LogWriter::create(files.log())?)
     };
-    let before = if resume && config.output.log { forgetting::before(&files.log())? } else { Vec::new() };
+    let before = if resume && log.is_some() { forgetting::before(&files.log())? } else { Vec::new() };
     let mut course = Course {
+        ranks: ranks.clone(),
         train,
         mixture,
         valid: samples(&data.valid),
@@ -329,7 +357,7 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
         log,
         position: Default::default(),
     };
-    if !logged_before {
+    if !logged_before && ranks.is_first() {
         let toml = config.to_toml()?;
         let path = course.files.config();
         tesseral_atoms::io::write_atomically(&path, |w| std::io::Write::write_all(w, toml.as_bytes())).map_err(|e| write(path, e))?;
@@ -351,6 +379,22 @@ pub(super) fn begin(request: Request<'_>, tell: &mut (dyn FnMut(Progress<'_>) + 
     };
     tell(Progress::Ready(&ready));
     Ok(course)
+}
+
+/// Takes the folder of a run.
+fn begin_folder(files: &Files, resume: bool) -> Result<(), TrainError> {
+    // What a run leaves that never began (a folder, the model it would have begun with) is none.
+    let is_checkpoint =
+        |entry: std::io::Result<std::fs::DirEntry>| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("checkpoint-"));
+    let exists = files.log().exists() || std::fs::read_dir(files.checkpoints()).is_ok_and(|mut entries| entries.any(is_checkpoint));
+    let path = || files.folder().to_owned();
+    match (resume, exists) {
+        (true, false) => return Err(TrainError::NothingToResume { path: path() }),
+        (false, true) => return Err(TrainError::Exists { path: path() }),
+        _ => {}
+    }
+    // Whether results can be written is found out before hours are spent on them.
+    fs_err::create_dir_all(files.folder()).map_err(|source| TrainError::Write { path: path(), source })
 }
 
 impl Course {
