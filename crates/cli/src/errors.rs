@@ -121,7 +121,7 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
 }
 
 /// The next steps that the error and its causes know, without repetition.
-fn hints(error: &anyhow::Error) -> Vec<String> {
+pub(crate) fn hints(error: &anyhow::Error) -> Vec<String> {
     let mut hints: Vec<String> = Vec::new();
     for hint in error.chain().filter_map(hint_of) {
         if !hints.contains(&hint) {

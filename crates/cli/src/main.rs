@@ -34,7 +34,7 @@ fn keep_memory() {
 
 fn main() -> ExitCode {
     tesseral_infer::prepare_evaluation();
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are errors of clap's too, with exit code 0. A closed pipe is nobody's fault.
@@ -43,8 +43,11 @@ fn main() -> ExitCode {
         }
     };
     cli.global.color.apply();
+    let trains = matches!(cli.command, args::Command::Train(_) | args::Command::Finetune(_));
+    // Of processes that train together, one speaks.
+    cli.global.quiet |= trains && tesseral_train::communicator::launch().is_some_and(|launch| launch.rank > 0);
     logging::start(&cli.global);
-    if let args::Command::Train(_) | args::Command::Finetune(_) = cli.command {
+    if trains {
         if let Err(error) = tesseral_train::enable() {
             errors::report(&error.into());
             return ExitCode::FAILURE;

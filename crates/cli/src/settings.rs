@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use tesseral_infer::{Dtype, Engine, Options, Potential};
 use tesseral_models::{Cache, Manifest, default_manifest};
 use tesseral_potentials::artifact::Artifact;
+use tesseral_train::TrainError;
+use tesseral_train::communicator::{Communicator, threads_of_rank};
 
 use crate::args::{DtypeArg, EngineArg, EngineArgs, ModelArgs};
 use crate::errors::Hinted;
@@ -22,6 +24,14 @@ const MODEL_EXTENSIONS: [&str; 8] = ["safetensors", "model", "pth", "pt", "ckpt"
 pub(crate) fn set_threads(threads: Option<NonZeroUsize>) -> Result<()> {
     let Some(threads) = threads else { return Ok(()) };
     rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global().with_context(|| format!("cannot start {threads} threads"))
+}
+
+/// Gives each of several processes that train on one machine its share of the cores. All of them have to call it together.
+pub(crate) fn share_cores(communicator: &dyn Communicator) -> Result<()> {
+    let threads = threads_of_rank(communicator).map_err(TrainError::from)?;
+    // Where a number of threads was asked for there are that many already.
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().ok();
+    Ok(())
 }
 
 /// The manifest of known models.

@@ -228,6 +228,15 @@ impl Checkpoint {
         self.tensors.iter().filter_map(named).collect()
     }
 
+    /// SHA-256, in hexadecimal, over the names, types, shapes and numbers of all tensors.
+    pub fn tensors_hash(&self) -> String {
+        let mut hash = Hash::new("");
+        for (name, tensor) in &self.tensors {
+            hash.tensor(name, dtype(&tensor.numbers), &tensor.shape, &bytes(&tensor.numbers));
+        }
+        hash.finish()
+    }
+
     /// That it was written with this configuration.
     ///
     /// # Errors

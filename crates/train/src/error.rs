@@ -8,6 +8,7 @@ use tesseral_potentials::PotentialError;
 use crate::architecture::ArchitectureError;
 use crate::average::AverageError;
 use crate::checkpoint::CheckpointError;
+use crate::communicator::CommunicatorError;
 use crate::config::ConfigError;
 use crate::data::{DataError, Origin};
 use crate::log::LogError;
@@ -127,6 +128,27 @@ pub enum TrainError {
         /// The folder.
         path: PathBuf,
     },
+    /// Of the connection between ranks.
+    #[error(transparent)]
+    Communicator(#[from] CommunicatorError),
+    /// Another rank has failed.
+    #[error("rank {rank}: {message}")]
+    Rank {
+        /// Which one.
+        rank: usize,
+        /// What it says.
+        message: String,
+        /// What can be done about it.
+        hint: Option<String>,
+    },
+    /// Ranks have something else than the first one.
+    #[error("{what} should be the same on all ranks, but {} not what rank 0 has", those_of(ranks))]
+    Differ {
+        /// Something.
+        what: String,
+        /// Ranks that differ.
+        ranks: Vec<usize>,
+    },
     /// A way of fine-tuning that the model or the data do not allow.
     #[error("{what}")]
     Finetune {
@@ -144,6 +166,14 @@ pub enum TrainError {
         /// A sentence.
         what: String,
     },
+}
+
+/// `that of rank 1 is`, `those of ranks 1, 2 are`.
+fn those_of(ranks: &[usize]) -> String {
+    if let [rank] = ranks {
+        return format!("that of rank {rank} is");
+    }
+    format!("those of ranks {} are", ranks.iter().map(usize::to_string).collect::<Vec<_>>().join(", "))
 }
 
 impl TrainError {
@@ -178,6 +208,11 @@ impl TrainError {
             Self::Write { .. } => own("check that the folder exists, that you may write there, and that the disk is not full"),
             Self::Exists { .. } => own("resume it with --resume, or give another output.directory"),
             Self::NothingToResume { .. } => own("leave out --resume to begin"),
+            Self::Communicator(e) => e.hint().map(str::to_owned),
+            Self::Rank { hint, .. } => hint.clone(),
+            Self::Differ { .. } => own(
+                "start the same program with the same arguments and files on all ranks; if it is the weights, on processors of one kind",
+            ),
             Self::Finetune { hint, .. } => own(hint),
             _ => None,
         }

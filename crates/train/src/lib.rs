@@ -3,11 +3,13 @@
 //! [`trainer::train`] does it all. What it is made of, in the order of use: [`config`] says what is asked for, [`data`] reads frames, [`doctor`] checks
 //! them, [`statistics`] takes atomic energies and scales from them, [`architecture`] builds an untrained artifact ([`finetune`] prepares a trained one),
 //! [`loader`] makes batches, [`loss`] and [`step`] give gradients, [`optimizer`], [`schedule`] and [`average`] move the weights, [`checkpoint`] keeps all of
-//! it through a crash, [`metrics`] measures, [`log`] and [`tensorboard`] keep what happens, and [`report`] shows what came out.
+//! it through a crash, [`metrics`] measures, [`log`] and [`tensorboard`] keep what happens, and [`report`] shows what came out. Several processes train
+//! together through a [`communicator`], with what is in [`ranks`].
 
 pub mod architecture;
 pub mod average;
 pub mod checkpoint;
+pub mod communicator;
 pub mod config;
 pub mod data;
 pub mod doctor;
@@ -19,6 +21,7 @@ pub mod loss;
 pub mod metrics;
 mod numbers;
 pub mod optimizer;
+pub mod ranks;
 pub mod report;
 pub mod schedule;
 pub mod statistics;

@@ -1,9 +1,10 @@
 //! One step: the loss of some frames and its gradient by every weight.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use tesseral_ops::autograd::{self, Leaves};
 use tesseral_potentials::batch::PreparedStructure;
 use tesseral_potentials::model::head_index;
@@ -14,6 +15,7 @@ use crate::data::{Frame, Origin};
 use crate::error::TrainError;
 use crate::loss::{LabelCounts, Labels, LossTerms, Predictions, loss};
 use crate::optimizer::named_gradients;
+use crate::ranks::Ranks;
 
 /// A frame with its neighbours listed.
 #[derive(Debug, Clone)]
@@ -74,7 +76,22 @@ pub fn gradients(
     config: &LossConfig,
     weights: LossWeights,
 ) -> Result<Gradients, TrainError> {
-    let counts: LabelCounts = batches.iter().flatten().map(|s| LabelCounts::of(&s.frame)).sum();
+    partial_gradients(model, variables, batches, counts_of(batches), config, weights)
+}
+
+fn counts_of(batches: &[Batch]) -> LabelCounts {
+    batches.iter().flatten().map(|s| LabelCounts::of(&s.frame)).sum()
+}
+
+/// What `batches` add to the loss and the gradients of a step with `counts` labels.
+fn partial_gradients(
+    model: &Model,
+    variables: &BTreeMap<String, Var>,
+    batches: &[Batch],
+    counts: LabelCounts,
+    config: &LossConfig,
+    weights: LossWeights,
+) -> Result<Gradients, TrainError> {
     let mut found = Gradients { terms: LossTerms::default(), by_name: BTreeMap::new() };
     for batch in batches {
         let frames: Vec<&Frame> = batch.iter().map(|s| &*s.frame).collect();
@@ -102,6 +119,97 @@ pub fn gradients(
     Ok(found)
 }
 
+/// As [`gradients`], by all ranks together. Each has all the batches, computes its share of their frames, and gets the sums over all ranks: taken in f64 and in
+/// the order of ranks, so that they are the same bits everywhere.
+///
+/// # Errors
+/// [`TrainError::NotFinite`], on all ranks alike; [`TrainError::Rank`] if another one fails otherwise.
+pub fn shared_gradients(
+    ranks: &Ranks,
+    model: &Model,
+    variables: &BTreeMap<String, Var>,
+    batches: &[Batch],
+    config: &LossConfig,
+    weights: LossWeights,
+) -> Result<Gradients, TrainError> {
+    if ranks.size() == 1 {
+        return gradients(model, variables, batches, config, weights);
+    }
+    let mine = share(batches, ranks.rank(), ranks.size());
+    let found = match partial_gradients(model, variables, &mine, counts_of(batches), config, weights) {
+        // That is no end of this rank alone: a training may go on from it, and then all of them do.
+        Err(TrainError::NotFinite { origin, .. }) => Err(origin),
+        other => Ok(other?),
+    };
+    let terms = found.as_ref().map_or_else(|_| LossTerms::default(), |found| found.terms);
+    let gradient = |name: &str| found.as_ref().ok().and_then(|found| found.by_name.get(name));
+    let flag = |yes: bool| f64::from(u8::from(yes));
+    // All gradients one after another, which of them there are, and what else is summed.
+    let numbers: usize = variables.values().map(|var| var.elem_count()).sum();
+    let mut sums = Vec::with_capacity(numbers + variables.len() + 5);
+    for (name, var) in variables {
+        match gradient(name) {
+            Some(gradient) => sums.extend(gradient.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?),
+            None => sums.resize(sums.len() + var.elem_count(), 0.0),
+        }
+    }
+    sums.extend(variables.keys().map(|name| flag(gradient(name).is_some())));
+    sums.extend([terms.energy, terms.forces, terms.stress, frames_of(&mine) as f64, flag(found.is_err())]);
+    ranks.sum(&mut sums)?;
+    let [energy, forces, stress, frames, failures] = *sums.last_chunk().expect("five numbers were put there");
+    if failures > 0.0 {
+        let said = found.as_ref().err().map_or_else(Vec::new, |origin| serde_json::to_vec(origin).expect("places can be written as JSON"));
+        let all = ranks.gather(&said)?;
+        let origin = all.iter().find_map(|bytes| serde_json::from_slice::<Option<Origin>>(bytes).ok()).flatten();
+        return Err(TrainError::NotFinite { what: "the loss", origin });
+    }
+    if frames != frames_of(batches) as f64 {
+        let what = format!("{frames} frames of {} were computed: how a step is divided", frames_of(batches));
+        return Err(TrainError::Differ { what, ranks: (1..ranks.size()).collect() });
+    }
+    let mut found = Gradients { terms: LossTerms { energy, forces, stress }, by_name: BTreeMap::new() };
+    let mut offset = 0;
+    for ((name, var), present) in variables.iter().zip(&sums[numbers..]) {
+        let end = offset + var.elem_count();
+        if *present > 0.0 {
+            let sum = Tensor::from_slice(&sums[offset..end], var.shape(), &Device::Cpu)?.to_dtype(var.dtype())?.to_device(var.device())?;
+            found.by_name.insert(name.clone(), sum);
+        }
+        offset = end;
+    }
+    Ok(found)
+}
+
+fn frames_of(batches: &[Batch]) -> usize {
+    batches.iter().map(Vec::len).sum()
+}
+
+/// What one of so many ranks computes of the batches of a step: of each batch in turn, the frames with most edges first, each by the rank that has least to do
+/// so far. So every frame has one rank, whichever of them works this out.
+fn share(batches: &[Batch], rank: usize, ranks: usize) -> Vec<Batch> {
+    let mut work = vec![0; ranks];
+    let mut mine = Vec::new();
+    for batch in batches {
+        let cost = |k: usize| batch[k].prepared.num_edges() + batch[k].frame.structure.len();
+        let mut order: Vec<usize> = (0..batch.len()).collect();
+        // Stable: of frames that cost the same, the first comes first.
+        order.sort_by_key(|&k| Reverse(cost(k)));
+        let mut taken = Vec::new();
+        for k in order {
+            let owner = (0..ranks).min_by_key(|&rank| work[rank]).unwrap_or(0);
+            work[owner] += cost(k);
+            if owner == rank {
+                taken.push(k);
+            }
+        }
+        taken.sort_unstable();
+        if !taken.is_empty() {
+            mine.push(taken.into_iter().map(|k| batch[k].clone()).collect());
+        }
+    }
+    mine
+}
+
 /// The first frame whose prediction is not a number, or the only one there is.
 fn culprit(predictions: &Predictions, batch: &[Sample]) -> Result<Option<Origin>, TrainError> {
     let energies: Vec<f64> = predictions.energies.detach().to_vec1()?;
@@ -123,12 +231,12 @@ fn culprit(predictions: &Predictions, batch: &[Sample]) -> Result<Option<Origin>
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
     use tesseral_atoms::{Cell, Structure};
     use tesseral_potentials::{Artifact, Parameters};
     use tesseral_testkit::{Random, slope};
 
     use super::*;
+    use crate::communicator::threads::on_ranks;
     use crate::config::LossKind;
     use crate::data::Weights;
     use crate::testing::{tiny_artifact, tiny_sevennet};
@@ -238,6 +346,82 @@ mod tests {
             let difference = (gradient - &apart.by_name[name]).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             let size = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f64>().unwrap();
             assert!(difference <= 1e-11 * size.max(1e-6), "{name}: {difference} of {size}");
+        }
+    }
+
+    /// On two ranks and on more than there are frames; of one batch, and of one a frame.
+    #[test]
+    fn ranks_share_a_step() {
+        for artifact in [tiny_artifact(&[1, 8]), tiny_sevennet(&[1, 8])] {
+            let setting = Setting::new(&artifact);
+            let apart: Vec<Batch> = setting.samples.iter().map(|s| vec![s.clone()]).collect();
+            let config = LossConfig { kind: LossKind::Huber, huber_delta: 0.4, ..LossConfig::default() };
+            let weights = LossWeights { energy: 1.0, forces: 10.0, stress: 3.0 };
+            let alone = gradients(&setting.model, &setting.variables, std::slice::from_ref(&setting.samples), &config, weights).unwrap();
+            for (size, batches) in [(2, vec![setting.samples.clone()]), (2, apart.clone()), (3, apart)] {
+                let found = on_ranks(size, |communicator| {
+                    // Every rank has a model of its own.
+                    let Setting { model, variables, .. } = Setting::new(&artifact);
+                    let ranks = Ranks::new(communicator, Arc::default());
+                    let found = shared_gradients(&ranks, &model, &variables, &batches, &config, weights).unwrap();
+                    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                    (found.terms, found.by_name.iter().map(|(name, t)| (name.clone(), values(t))).collect::<BTreeMap<_, _>>())
+                });
+                assert!(found.iter().all(|f| *f == found[0]), "ranks differ");
+                let (terms, by_name) = &found[0];
+                assert!((terms.total() - alone.terms.total()).abs() < 1e-12 * alone.terms.total().abs());
+                assert_eq!(by_name.keys().collect::<Vec<_>>(), alone.by_name.keys().collect::<Vec<_>>());
+                for (name, expected) in &alone.by_name {
+                    let expected = expected.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+                    let size = expected.iter().fold(1e-6f64, |m, x| m.max(x.abs()));
+                    let close = by_name[name].iter().zip(&expected).all(|(a, b)| (a - b).abs() <= 1e-11 * size);
+                    assert!(close, "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_frame_has_one_rank_and_work_is_even() {
+        let artifact = tiny_artifact(&[1]);
+        let chain = |n: usize| {
+            let frame = Frame {
+                structure: Structure::molecule(vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()),
+                energy: None,
+                forces: None,
+                force_mask: None,
+                stress: None,
+                weights: Weights::default(),
+                group: None,
+                head: None,
+                origin: Origin { file: "test".into(), frame: n },
+            };
+            Sample::new(artifact.header(), Arc::new(frame)).unwrap()
+        };
+        let sizes = |batches: Vec<Batch>| batches.iter().map(|b| b.iter().map(|s| s.frame.origin.frame).collect()).collect::<Vec<Vec<_>>>();
+        let batches = [vec![chain(2), chain(9), chain(3)], vec![chain(8)], vec![chain(1)]];
+        let shares = |ranks: usize| (0..ranks).map(|rank| sizes(share(&batches, rank, ranks))).collect::<Vec<_>>();
+        assert_eq!(shares(1), [vec![vec![2, 9, 3], vec![8], vec![1]]]);
+        // 9 is more than 3 and 2 together, so 8 goes where these are; then 1 to the 9.
+        assert_eq!(shares(2), [vec![vec![9], vec![1]], vec![vec![2, 3], vec![8]]]);
+        assert_eq!(shares(7).iter().flatten().flatten().count(), 5);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_one_on_all_ranks() {
+        let artifact = tiny_artifact(&[1, 8]);
+        let mut setting = Setting::new(&artifact);
+        let mut frame = (*setting.samples[1].frame).clone();
+        frame.energy = Some(f64::NAN);
+        setting.samples[1].frame = Arc::new(frame);
+        let errors = on_ranks(2, |communicator| {
+            let Setting { model, variables, .. } = Setting::new(&artifact);
+            let ranks = Ranks::new(communicator, Arc::default());
+            let batches = [setting.samples.clone()];
+            shared_gradients(&ranks, &model, &variables, &batches, &LossConfig::default(), LossWeights::default()).unwrap_err()
+        });
+        for error in errors {
+            assert!(matches!(&error, TrainError::NotFinite { origin: Some(o), .. } if o.frame == 1), "{error}");
         }
     }
 

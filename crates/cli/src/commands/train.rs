@@ -7,18 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use tesseral_atoms::units::GPA;
 use tesseral_models::PRESETS;
+use tesseral_potentials::Artifact;
+use tesseral_train::TrainError;
+use tesseral_train::communicator;
 use tesseral_train::config::TrainConfig;
 use tesseral_train::data::{DataConfig, Dataset, FileConfig};
 use tesseral_train::doctor::{self, Findings, Severity, Subject};
 use tesseral_train::finetune::elements::Added;
 use tesseral_train::log::Validation;
 use tesseral_train::metrics::Quantity;
+use tesseral_train::ranks::{Failure, Ranks};
 use tesseral_train::report::{ForgettingRow, Phase, Provenance, SetRow};
 use tesseral_train::trainer::{self, Ending, Progress, Ready, Request};
 
 use crate::args::{DoctorArgs, FinetuneArgs, TrainArgs};
 use crate::commands::Outcome;
-use crate::errors::Hinted;
+use crate::errors::{self, Hinted};
 use crate::output::{DIM, HEADING, Output, number};
 use crate::progress::{self, Unit};
 use crate::settings;
@@ -31,27 +35,70 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Outcome> {
         let hint = "`tesseral train --init train.toml` writes one to begin with";
         return Err(Hinted::new("train: which configuration?").hint(hint).usage().into());
     };
-    let config = TrainConfig::read(path, &args.set, PRESETS)?;
-    config.require_training(path)?;
-    let foundation = config.finetune.foundation.as_deref().map(|name| settings::artifact(Some(name))).transpose()?;
-    go(&config, foundation, args.resume)
+    together(args.resume, || {
+        let config = TrainConfig::read(path, &args.set, PRESETS)?;
+        config.require_training(path)?;
+        let foundation = config.finetune.foundation.as_deref().map(|name| settings::artifact(Some(name))).transpose()?;
+        Ok((config, foundation))
+    })
 }
 
 pub(crate) fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
-    let mut config = match &args.config {
-        Some(path) => TrainConfig::read(path, &args.set, PRESETS)?,
-        None => TrainConfig::parse("extends = \"finetune\"\n", Path::new("finetune.toml"), &args.set, PRESETS)?,
+    together(args.resume, || {
+        let mut config = match &args.config {
+            Some(path) => TrainConfig::read(path, &args.set, PRESETS)?,
+            None => TrainConfig::parse("extends = \"finetune\"\n", Path::new("finetune.toml"), &args.set, PRESETS)?,
+        };
+        config.finetune.foundation = Some(args.model.clone());
+        for file in &args.data {
+            config.data.train.push(FileConfig::new(file));
+        }
+        if let Some(folder) = &args.output {
+            config.output.directory.clone_from(folder);
+        }
+        config.require_training(args.config.as_deref().unwrap_or(Path::new("finetune.toml")))?;
+        let foundation = settings::artifact(Some(&args.model))?;
+        Ok((config, Some(foundation)))
+    })
+}
+
+/// Trains what `prepare` says, together with other processes where a launcher has started several.
+fn together(resume: bool, prepare: impl FnOnce() -> Result<(TrainConfig, Option<Artifact>)>) -> Result<Outcome> {
+    let communicator = communicator::world().map_err(TrainError::from)?;
+    if communicator.size() > 1 {
+        settings::share_cores(&*communicator)?;
+    }
+    let ranks = Arc::new(Ranks::new(communicator, on_signals()?));
+    let result = agreed(&ranks, prepare()).and_then(|(config, foundation)| go(&ranks, &config, foundation, resume));
+    if ranks.size() == 1 {
+        return result;
+    }
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) if errors::is_closed_output(&error) => Outcome::Success,
+        Err(error) => {
+            let lost = matches!(error.downcast_ref(), Some(TrainError::Communicator(_)));
+            if ranks.is_first() || lost {
+                errors::report(&error);
+            }
+            Outcome::Failure
+        }
     };
-    config.finetune.foundation = Some(args.model.clone());
-    for file in &args.data {
-        config.data.train.push(FileConfig::new(file));
-    }
-    if let Some(folder) = &args.output {
-        config.output.directory.clone_from(folder);
-    }
-    config.require_training(args.config.as_deref().unwrap_or(Path::new("finetune.toml")))?;
-    let foundation = settings::artifact(Some(&args.model))?;
-    go(&config, Some(foundation), args.resume)
+    // Launchers end all processes as soon as one fails: by then, what there is to say has been said.
+    ranks.barrier().ok();
+    Ok(outcome)
+}
+
+/// What all ranks have prepared; what went wrong on one of them goes wrong on all.
+fn agreed<T>(ranks: &Ranks, prepared: Result<T>) -> Result<T> {
+    let failure = |error: &anyhow::Error| {
+        let hints = errors::hints(error);
+        Failure { message: errors::one_line(error), hint: if hints.is_empty() { None } else { Some(hints.join("; ")) } }
+    };
+    let others = ranks.exchange(prepared.as_ref().err().map(failure).as_ref());
+    let prepared = prepared?;
+    others?;
+    Ok(prepared)
 }
 
 fn init(args: &TrainArgs) -> Result<Outcome> {
@@ -133,21 +180,29 @@ fn machine() -> String {
     format!("{}, {cores} cores, {}", name.unwrap_or_else(|| std::env::consts::ARCH.to_owned()), std::env::consts::OS)
 }
 
-fn go(config: &TrainConfig, foundation: Option<tesseral_potentials::Artifact>, resume: bool) -> Result<Outcome> {
+fn go(ranks: &Arc<Ranks>, config: &TrainConfig, foundation: Option<Artifact>, resume: bool) -> Result<Outcome> {
+    let mut machine = machine();
+    if ranks.size() > 1 {
+        machine = format!("{machine}; {} processes", ranks.size());
+        line(format_args!("{} processes train together; threads of this one: {}", ranks.size(), rayon::current_num_threads()));
+    }
     let provenance = Provenance {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         commit: env!("TESSERAL_COMMIT").to_owned(),
         command: std::env::args().collect::<Vec<_>>().join(" "),
-        machine: machine(),
+        machine,
         started: crate::clock::now(),
         ..Provenance::default()
     };
-    let stop = on_signals()?;
     let mut screen = Screen::default();
     let request = Request { config, foundation, resume, provenance };
-    let result = trainer::train(request, &stop, &mut |progress| screen.show(progress));
+    let result = trainer::train_together(ranks, request, &mut |progress| screen.show(progress));
     screen.bar = None;
     let outcome = result?;
+    if !ranks.is_first() {
+        let is_done = !matches!(outcome.ending, Ending::Interrupted | Ending::NotBegun);
+        return Ok(if is_done { Outcome::Success } else { Outcome::Failure });
+    }
     let mut output = Output::default();
     let interrupted = match outcome.ending {
         Ending::Interrupted => Some("interrupted; the state is saved, and --resume goes on from it"),

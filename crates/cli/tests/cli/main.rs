@@ -7,6 +7,8 @@ mod evaluate;
 mod fetch;
 mod hostile;
 mod models;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod train;
 mod usage;
 mod verify;

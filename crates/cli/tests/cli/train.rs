@@ -64,7 +64,8 @@ directory = "run"
 name = "water"
 "#;
 
-fn prepared() -> Sandbox {
+/// A folder with data and a configuration.
+pub(crate) fn prepared() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.file("data.xyz", molecules(30));
     sandbox.file("train.toml", CONFIG);
@@ -162,8 +163,8 @@ fn interrupted_it_saves_its_state() {
         .spawn()
         .unwrap();
     let begin = Instant::now();
-    while !sandbox.path("run/checkpoints").exists() || std::fs::read_dir(sandbox.path("run/checkpoints")).unwrap().count() < 2 {
-        assert!(begin.elapsed() < Duration::from_secs(60) && process.try_wait().unwrap().is_none(), "no checkpoint");
+    while !std::fs::read_to_string(sandbox.path("run/log.jsonl")).is_ok_and(|log| log.contains("\"kind\":\"step\"")) {
+        assert!(begin.elapsed() < Duration::from_secs(60) && process.try_wait().unwrap().is_none(), "no step");
         std::thread::sleep(Duration::from_millis(20));
     }
     Process::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
@@ -199,6 +200,27 @@ fn interrupted_before_it_began_it_can_be_started_again() {
     assert!(text.contains("nothing was saved") && !sandbox.path("run/log.jsonl").exists(), "{text}");
     let again = sandbox.run(&["train", "train.toml", "training.max_epochs=1"]);
     assert!(again.starts_with("exit code 0"), "{again}");
+}
+
+/// Each of several processes would train the same, into the same folder.
+#[cfg(not(feature = "mpi"))]
+#[test]
+fn without_mpi_several_processes_are_refused() {
+    let sandbox = prepared();
+    for (rank, size) in [("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE")] {
+        for command in [&["train", "train.toml"][..], &["finetune", "sevennet-0", "data.xyz", "-o", "run"]] {
+            let mut process = sandbox.tesseral(command);
+            process.env(rank, "1").env(size, "4");
+            let text = crate::common::transcript(process);
+            assert!(text.starts_with("exit code 1") && text.contains("4 processes") && text.contains("--features mpi"), "{text}");
+            assert!(!sandbox.path("run").exists(), "{text}");
+        }
+    }
+    // A single one is as good as none.
+    let mut process = sandbox.tesseral(&["train", "train.toml", "training.max_epochs=1"]);
+    process.env("OMPI_COMM_WORLD_RANK", "0").env("OMPI_COMM_WORLD_SIZE", "1");
+    let text = crate::common::transcript(process);
+    assert!(text.starts_with("exit code 0"), "{text}");
 }
 
 /// What is wrong is said before the first step, with what to do about it.

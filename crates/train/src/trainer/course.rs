@@ -8,10 +8,11 @@ use candle_core::Var;
 use serde::{Deserialize, Serialize};
 use tesseral_potentials::{Artifact, Model};
 
+use super::checkpoints::RunCheckpoints;
 use super::objective::Objective;
 use super::{Ending, Files, Progress};
 use crate::average::Average;
-use crate::checkpoint::{Best, Checkpoint, CheckpointError, Checkpoints, TrainingState};
+use crate::checkpoint::{Best, Checkpoint, CheckpointError, TrainingState};
 use crate::config::{LossWeights, OnNan, TrainConfig};
 use crate::data::Dataset;
 use crate::error::TrainError;
@@ -22,6 +23,7 @@ use crate::loader::{Loaded, Loader, Samples};
 use crate::log::{self, LogError, LogWriter, Record};
 use crate::loss::LossTerms;
 use crate::optimizer::{LbfgsEnd, Optimizer, load_variables, save_variables};
+use crate::ranks::Ranks;
 use crate::report::{ForgettingRow, Phase};
 use crate::schedule::Schedule;
 use crate::step::Batch;
@@ -59,6 +61,8 @@ pub(super) struct Position {
 
 /// A training under way.
 pub(super) struct Course {
+    /// Those that train together. All of them do the same, with the same numbers; only the first has a log.
+    pub(super) ranks: Arc<Ranks>,
     pub(super) config: TrainConfig,
     pub(super) files: Files,
     pub(super) hash: String,
@@ -80,7 +84,7 @@ pub(super) struct Course {
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
     pub(super) average: Option<Average>,
-    pub(super) checkpoints: Checkpoints,
+    pub(super) checkpoints: RunCheckpoints,
     pub(super) log: Option<LogWriter>,
     pub(super) tensorboard: Option<TensorBoard>,
     pub(super) position: Position,
@@ -90,22 +94,8 @@ pub(super) struct Course {
     pub(super) before: Vec<ForgettingRow>,
     /// Whether it was said that L-BFGS gets no further.
     pub(super) said_stalled: bool,
-}
-
-/// Time that training takes.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    /// When this process began with it.
-    begun: Instant,
-    /// What its earlier parts took, s.
-    before: f64,
-}
-
-impl Clock {
-    /// All parts, s.
-    fn seconds(self) -> f64 {
-        self.before + self.begun.elapsed().as_secs_f64()
-    }
+    /// What parts of this training took that ended before this process began, s.
+    pub(super) earlier_seconds: f64,
 }
 
 impl Course {
@@ -195,45 +185,40 @@ impl Course {
         scheduled * self.config.training.rollback_factor.powi(i32::try_from(self.position.rollbacks).unwrap_or(i32::MAX))
     }
 
-    /// Trains until something ends it. The process began with it at `begun`.
-    pub(super) fn run(
-        &mut self,
-        stop: Stop<'_>,
-        begun: Instant,
-        tell: &mut (dyn FnMut(Progress<'_>) + Send),
-    ) -> Result<Ending, TrainError> {
-        let clock = Clock { begun, before: self.position.wall_seconds };
+    /// Trains until something ends it.
+    pub(super) fn run(&mut self, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Ending, TrainError> {
+        self.earlier_seconds = self.position.wall_seconds;
         let every = self.config.training.checkpoint.epochs as u64;
-        let mut saved = Instant::now();
+        let mut saved = self.ranks.seconds();
         let mut is_saved = true;
         loop {
             if !self.position.measured {
                 let best = match self.measure(stop, tell) {
                     // Saved as it was before, so that it is measured when it goes on.
                     Err(error) if error.is_stop() => {
-                        self.position.wall_seconds = clock.seconds();
+                        self.position.wall_seconds = self.wall_seconds();
                         self.save(false)?;
                         return Ok(Ending::Interrupted);
                     }
                     measured => measured?,
                 };
-                self.position.wall_seconds = clock.seconds();
+                self.position.wall_seconds = self.wall_seconds();
                 let epoch = self.position.epoch;
                 // What it began with is the best there is until something is better, and what a roll-back goes to.
                 if best || epoch == 0 || (every > 0 && epoch.is_multiple_of(every)) {
                     self.save(best)?;
-                    saved = Instant::now();
+                    saved = self.ranks.seconds();
                     is_saved = true;
                 }
             }
-            if let Some(ending) = self.ending(stop, clock) {
+            if let Some(ending) = self.ending(stop) {
                 if !is_saved {
                     self.save(false)?;
                 }
                 return Ok(ending);
             }
             is_saved = false;
-            match self.epoch(stop, tell, clock, &mut saved) {
+            match self.epoch(stop, tell, &mut saved) {
                 Ok(None) => self.end_epoch(tell)?,
                 Ok(Some(ending)) => {
                     self.save(false)?;
@@ -246,7 +231,7 @@ impl Course {
     }
 
     /// Whether and how it ends between two epochs.
-    fn ending(&self, stop: Stop<'_>, clock: Clock) -> Option<Ending> {
+    fn ending(&self, stop: Stop<'_>) -> Option<Ending> {
         let training = &self.config.training;
         let patience = (training.patience as u64).div_ceil(training.validate_every as u64);
         if patience > 0 && self.position.since_best >= patience {
@@ -254,17 +239,22 @@ impl Course {
         } else if self.position.epoch >= training.max_epochs as u64 {
             Some(Ending::Finished)
         } else {
-            self.cut_short(stop, clock)
+            self.cut_short(stop)
         }
     }
 
+    /// Time that training takes, all its parts, s.
+    fn wall_seconds(&self) -> f64 {
+        self.earlier_seconds + self.ranks.seconds()
+    }
+
     /// Whether it ends before it is done.
-    fn cut_short(&self, stop: Stop<'_>, clock: Clock) -> Option<Ending> {
+    fn cut_short(&self, stop: Stop<'_>) -> Option<Ending> {
         if stop.is_asked() {
             return Some(Ending::Interrupted);
         }
         let limit = self.config.training.max_time?;
-        (clock.begun.elapsed().as_secs_f64() >= limit.seconds()).then_some(Ending::Time)
+        (self.ranks.seconds() >= limit.seconds()).then_some(Ending::Time)
     }
 
     fn save(&mut self, best: bool) -> Result<(), TrainError> {
@@ -277,8 +267,7 @@ impl Course {
         &mut self,
         stop: Stop<'_>,
         tell: &mut (dyn FnMut(Progress<'_>) + Send),
-        clock: Clock,
-        saved: &mut Instant,
+        saved: &mut f64,
     ) -> Result<Option<Ending>, TrainError> {
         let training = self.config.training.clone();
         let order = self.mixture.order(training.seed, self.position.epoch);
@@ -308,16 +297,16 @@ impl Course {
             };
             batches.clear();
             self.position.frame = position;
-            self.position.wall_seconds = clock.seconds();
+            self.position.wall_seconds = self.wall_seconds();
             tell(Progress::Step(&step, (position, count)));
             self.record(Record::Step(step))?;
-            if let Some(ending) = self.cut_short(stop, clock) {
+            if let Some(ending) = self.cut_short(stop) {
                 return Ok(Some(ending));
             }
             let every = training.checkpoint.time.seconds();
-            if every > 0.0 && saved.elapsed().as_secs_f64() >= every && position < count {
+            if every > 0.0 && self.ranks.seconds() - *saved >= every && position < count {
                 self.save(false)?;
-                *saved = Instant::now();
+                *saved = self.ranks.seconds();
             }
         }
         Ok(None)
@@ -329,6 +318,7 @@ impl Course {
         let learning_rate = self.learning_rate();
         self.optimizer.set_learning_rate(learning_rate);
         let objective = Objective {
+            ranks: &self.ranks,
             factors: self.loss_weights(),
             model: &self.model,
             weights: &self.weights,

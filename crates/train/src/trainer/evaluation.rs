@@ -1,5 +1,6 @@
 //! Errors of a model on a set of frames.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use tesseral_potentials::Evaluation;
 use tesseral_potentials::batch::PreparedStructure;
 
 use super::course::Course;
+use crate::communicator::CommunicatorError;
 use crate::data::Frame;
 use crate::error::TrainError;
 use crate::finetune::lora::LowRank;
 use crate::loader::{Loader, Samples};
 use crate::loss::{LabelCounts, Labels, LossTerms, Predictions, loss};
 use crate::metrics::{Metrics, Prediction};
-use crate::step::Sample;
+use crate::step::{Batch, Sample};
 use crate::stop::Stop;
 
 /// Points of each parity plot.
@@ -40,7 +42,8 @@ impl Course {
         self.low_rank.as_ref().map_or(Ok(()), LowRank::merge)
     }
 
-    /// The loss on some samples, and their errors; with points for plots if there is a seed for their choice. `stop` is asked for before each batch.
+    /// The loss on some samples, and their errors; with points for plots if there is a seed for their choice. Ranks compute a batch each at a time and tell
+    /// one another, so that all have the same results, those of a single one. `stop` is asked for before each round of batches.
     pub(super) fn evaluate(
         &self,
         samples: &Arc<Samples>,
@@ -53,10 +56,14 @@ impl Course {
         let training = &self.config.training;
         let mut counts = LabelCounts::default();
         let mut parts: Vec<(LossTerms, LabelCounts)> = Vec::new();
-        for loaded in Loader::new(samples.clone(), order, 0, training.valid_batch, training.threads)? {
-            stop.check()?;
-            let batch = loaded?.batch;
-            let evaluations = self.evaluate_batch(&batch)?;
+        let mut loader = Loader::new(samples.clone(), order, 0, training.valid_batch, training.threads)?;
+        let mut round: VecDeque<(Batch, Vec<Evaluation>)> = VecDeque::new();
+        loop {
+            if round.is_empty() {
+                stop.check()?;
+                round = self.evaluate_round(&mut loader)?;
+            }
+            let Some((batch, evaluations)) = round.pop_front() else { break };
             for (sample, evaluation) in batch.iter().zip(&evaluations) {
                 metrics.add(
                     &sample.frame,
@@ -83,6 +90,27 @@ impl Course {
         Ok((total, metrics))
     }
 
+    /// The next batches, one for each rank, and what the model says about them. None when there are no more.
+    fn evaluate_round(&self, loader: &mut Loader) -> Result<VecDeque<(Batch, Vec<Evaluation>)>, TrainError> {
+        let batches: Vec<Batch> =
+            loader.take(self.ranks.size()).map(|loaded| loaded.map(|loaded| loaded.batch)).collect::<Result<_, _>>()?;
+        let evaluate = |batch: Batch| -> Result<_, TrainError> {
+            let evaluations = self.evaluate_batch(&batch)?;
+            Ok((batch, evaluations))
+        };
+        if self.ranks.size() == 1 || batches.is_empty() {
+            return batches.into_iter().map(evaluate).collect();
+        }
+        let mine = batches.get(self.ranks.rank()).map_or(Ok(Vec::new()), |batch| self.evaluate_batch(batch))?;
+        let said = self.ranks.gather(&to_bytes(&mine))?;
+        let of_rank = |(batch, bytes): (Batch, &Vec<u8>)| -> Result<_, TrainError> {
+            let evaluations = from_bytes(bytes, &batch);
+            let evaluations = evaluations.ok_or_else(|| CommunicatorError::Lost("a rank has other frames to evaluate".into()))?;
+            Ok((batch, evaluations))
+        };
+        batches.into_iter().zip(&said).map(of_rank).collect()
+    }
+
     fn evaluate_batch(&self, batch: &[Sample]) -> Result<Vec<Evaluation>, TrainError> {
         let parts: Vec<&PreparedStructure> = batch.iter().map(|s| &*s.prepared).collect();
         let structures: Vec<_> = batch.iter().map(|s| &s.frame.structure).collect();
@@ -102,5 +130,71 @@ impl Course {
             forces: Tensor::from_vec(forces, (n, 3), device)?,
             stresses: Tensor::from_vec(stresses, (s, 3, 3), device)?,
         })
+    }
+}
+
+/// Energies, forces and stresses for other ranks.
+fn to_bytes(evaluations: &[Evaluation]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut add = |numbers: &[f64]| bytes.extend(numbers.iter().flat_map(|x| x.to_le_bytes()));
+    for evaluation in evaluations {
+        add(&[evaluation.energy, if evaluation.stress.is_some() { 1.0 } else { 0.0 }]);
+        add(evaluation.forces.as_flattened());
+        evaluation.stress.iter().for_each(|stress| add(stress.as_flattened()));
+    }
+    bytes
+}
+
+/// What [`to_bytes`] made of the evaluations of a batch; `None` if it was another batch.
+fn from_bytes(bytes: &[u8], batch: &[Sample]) -> Option<Vec<Evaluation>> {
+    let (chunks, []) = bytes.as_chunks::<8>() else { return None };
+    let mut numbers = chunks.iter().map(|chunk| f64::from_le_bytes(*chunk));
+    let mut evaluations = Vec::with_capacity(batch.len());
+    for sample in batch {
+        let (energy, has_stress) = (numbers.next()?, numbers.next()? != 0.0);
+        let mut vector = || Some([numbers.next()?, numbers.next()?, numbers.next()?]);
+        let forces = (0..sample.frame.structure.len()).map(|_| vector()).collect::<Option<_>>()?;
+        let stress = if has_stress { Some([vector()?, vector()?, vector()?]) } else { None };
+        evaluations.push(Evaluation { energy, forces, stress, atomic_energies: Vec::new() });
+    }
+    numbers.next().is_none().then_some(evaluations)
+}
+
+#[cfg(test)]
+mod tests {
+    use tesseral_atoms::{Cell, Structure};
+
+    use super::*;
+    use crate::data::{Origin, Weights};
+    use crate::testing::tiny_artifact;
+
+    #[test]
+    fn evaluations_come_back_to_the_bit() {
+        let artifact = tiny_artifact(&[1]);
+        let sample = |structure: Structure| {
+            let frame = Frame {
+                structure,
+                energy: None,
+                forces: None,
+                force_mask: None,
+                stress: None,
+                weights: Weights::default(),
+                group: None,
+                head: None,
+                origin: Origin { file: "test".into(), frame: 0 },
+            };
+            Sample::new(artifact.header(), Arc::new(frame)).unwrap()
+        };
+        let atoms = vec![[0.0; 3], [0.0, 0.0, 1.0]];
+        let batch = [sample(Structure::molecule(vec![1; 2], atoms)), sample(Structure::crystal(Cell::cubic(4.0), vec![1], vec![[0.0; 3]]))];
+        let molecule = Evaluation { energy: -0.1, forces: vec![[0.1 + 0.2, -0.0, 1e-300], [f64::MAX, 3.0, -1.0]], ..Evaluation::default() };
+        let stress = Some([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]);
+        let crystal = Evaluation { energy: 1.0 / 3.0, forces: vec![[0.5; 3]], stress, ..Evaluation::default() };
+        let bytes = to_bytes(&[molecule.clone(), crystal.clone()]);
+        assert_eq!(from_bytes(&bytes, &batch), Some(vec![molecule, crystal]));
+        assert_eq!(from_bytes(&bytes[8..], &batch), None);
+        assert_eq!(from_bytes(&bytes[1..], &batch), None);
+        assert_eq!(from_bytes(&bytes, &batch[..1]), None);
+        assert_eq!(from_bytes(&[], &[]), Some(Vec::new()));
     }
 }

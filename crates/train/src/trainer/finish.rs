@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::course::Course;
 use super::{Ending, Outcome, Progress};
-use crate::checkpoint::Checkpoint;
 use crate::data::{FrameSource, Subset, files_of};
 use crate::error::TrainError;
 use crate::finetune::replay::Mixture;
@@ -48,13 +47,14 @@ pub(super) fn finish(
 /// Writes the model of the best validation, and measures it on all sets.
 fn results(course: &mut Course, outcome: &mut Outcome, stop: Stop<'_>) -> Result<(), TrainError> {
     let last = (course.position.step, course.position.epoch, course.position.wall_seconds);
-    if course.checkpoints.best_path().exists() {
-        let best = Checkpoint::read(&course.checkpoints.best_path())?;
+    if let Some(best) = course.checkpoints.best()? {
         course.load(&best)?;
     }
     (course.position.step, course.position.epoch, course.position.wall_seconds) = last;
     let model = course.averaged(|course| course.artifact())?;
-    model.save(&course.files.model())?;
+    if course.ranks.is_first() {
+        model.save(&course.files.model())?;
+    }
     outcome.model = Some(course.files.model());
     let seed = course.config.training.seed;
     for (name, samples, range) in sets(course)? {

@@ -15,7 +15,12 @@
 //!
 //! A resumed run continues bit for bit where it was: weights, moments, averages, schedule, and the place in the order of frames are in a checkpoint, and the
 //! order follows from seed and epoch.
+//!
+//! Several processes, or ranks, can train one model together ([`train_together`]). Each has all of the model, the optimiser and the data, and goes the same way
+//! through it: of the frames of a step each computes a share, and the sums over all ranks are what one process would have computed, but for rounding.
+//! The first rank writes all files. At each checkpoint the states of all ranks are compared.
 
+mod checkpoints;
 mod course;
 mod evaluation;
 mod finish;
@@ -26,8 +31,8 @@ mod setup;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use tesseral_potentials::Artifact;
 
@@ -35,6 +40,7 @@ use crate::config::TrainConfig;
 use crate::doctor::Findings;
 use crate::error::TrainError;
 use crate::log::{Epoch, Step, Validation};
+use crate::ranks::Ranks;
 use crate::report::Provenance;
 use crate::stop::Stop;
 
@@ -145,22 +151,49 @@ const STACK: usize = 512 << 20;
 /// # Errors
 /// [`TrainError`]. What was saved before stays.
 pub fn train(request: Request<'_>, stop: &AtomicBool, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Outcome, TrainError> {
-    let (begun, stop) = (Instant::now(), Stop::new(stop));
+    go(&Arc::new(Ranks::alone()), request, Stop::new(stop), tell)
+}
+
+/// Trains together with other ranks, all of which have to call this with the same configuration; nobody but the first needs the folder of the run.
+///
+/// What comes out is the same on all ranks, but for what only the first one reads and writes. When one of them is asked to stop, as [`Ranks::new`] says, all do
+/// at the same place.
+///
+/// # Errors
+/// [`TrainError`]: [`TrainError::Rank`] if it is one of another rank.
+pub fn train_together(
+    ranks: &Arc<Ranks>,
+    request: Request<'_>,
+    tell: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<Outcome, TrainError> {
+    ranks.settle(go(ranks, request, Stop::new(ranks.stop()), tell))
+}
+
+fn go(
+    ranks: &Arc<Ranks>,
+    request: Request<'_>,
+    stop: Stop<'_>,
+    tell: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<Outcome, TrainError> {
     // The thread that trains is one of those that compute: asking other threads would cost two changes of thread for every operation.
-    let threads = rayon::ThreadPoolBuilder::new()
+    pool()?.install(move || {
+        let mut course = match setup::begin(ranks, request, stop, tell) {
+            Err(error) if error.is_stop() => return Ok(Outcome::without_model(Ending::NotBegun)),
+            course => course?,
+        };
+        let ending = course.run(stop, tell)?;
+        finish::finish(course, ending, stop, tell)
+    })
+}
+
+/// Threads that train.
+fn pool() -> Result<rayon::ThreadPool, TrainError> {
+    rayon::ThreadPoolBuilder::new()
         .num_threads(rayon::current_num_threads())
         .stack_size(STACK)
         .thread_name(|k| format!("training {k}"))
         .build()
-        .map_err(|e| TrainError::Thread { name: "training", source: std::io::Error::other(e) })?;
-    threads.install(move || {
-        let mut course = match setup::begin(request, stop, tell) {
-            Err(error) if error.is_stop() => return Ok(Outcome::without_model(Ending::NotBegun)),
-            course => course?,
-        };
-        let ending = course.run(stop, begun, tell)?;
-        finish::finish(course, ending, stop, tell)
-    })
+        .map_err(|e| TrainError::Thread { name: "training", source: std::io::Error::other(e) })
 }
 
 /// The files of a run.

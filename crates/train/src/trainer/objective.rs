@@ -12,12 +12,15 @@ use crate::finetune::ewc::Anchor;
 use crate::finetune::lora::LowRank;
 use crate::loss::LossTerms;
 use crate::optimizer::{LbfgsReport, Optimizer, OptimizerError, check_finite, clip_factor, global_norm};
-use crate::step::{Batch, gradients};
+use crate::ranks::Ranks;
+use crate::step::{Batch, shared_gradients};
 use crate::stop::Stop;
 
 /// The loss of some batches as a function of what the optimiser moves.
 #[derive(Clone, Copy)]
 pub(super) struct Objective<'a> {
+    /// Those that divide the batches among them.
+    pub(super) ranks: &'a Ranks,
     pub(super) model: &'a Model,
     /// The weights of the model, and what the optimiser moves: the same, or low-rank updates of them.
     pub(super) weights: &'a BTreeMap<String, Var>,
@@ -51,7 +54,7 @@ impl Objective<'_> {
     /// # Errors
     /// [`TrainError::NotFinite`], with the frame where that is known, if a number is none.
     fn gradients(&self) -> Result<(Found, BTreeMap<String, Tensor>), TrainError> {
-        let mut found = gradients(self.model, self.weights, self.batches, self.loss, self.factors)?;
+        let mut found = shared_gradients(self.ranks, self.model, self.weights, self.batches, self.loss, self.factors)?;
         if let Some(low_rank) = self.low_rank {
             found.by_name = low_rank.project(&found.by_name)?;
         }
@@ -134,6 +137,7 @@ mod tests {
     use crate::testing::tiny_artifact;
 
     struct Setting {
+        ranks: Ranks,
         artifact: Artifact,
         model: Model,
         weights: BTreeMap<String, Var>,
@@ -147,7 +151,7 @@ mod tests {
             let parameters = Parameters::trainable(&artifact, DType::F64, &Device::Cpu);
             let model = Model::build(&artifact, &parameters).unwrap();
             let weights = parameters.into_variables();
-            Self { artifact, model, weights, loss: LossConfig::default() }
+            Self { ranks: Ranks::alone(), artifact, model, weights, loss: LossConfig::default() }
         }
 
         fn batch(&self, energy: f64) -> Batch {
@@ -167,6 +171,7 @@ mod tests {
 
         fn objective<'a>(&'a self, batches: &'a [Batch]) -> Objective<'a> {
             Objective {
+                ranks: &self.ranks,
                 model: &self.model,
                 weights: &self.weights,
                 variables: &self.weights,

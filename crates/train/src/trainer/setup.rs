@@ -10,11 +10,12 @@ use tesseral_potentials::batch::species_of;
 use tesseral_potentials::model::head_index;
 use tesseral_potentials::{Architecture, Artifact, Header, Model, Parameters};
 
+use super::checkpoints::RunCheckpoints;
 use super::course::Course;
 use super::{Files, Progress, Ready, Request, forgetting};
 use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
-use crate::checkpoint::{self, Checkpoint, Checkpoints, Found, TrainingState};
+use crate::checkpoint::{self, Checkpoint, Found, TrainingState};
 use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
 use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped, elements_of};
 use crate::doctor::{self, Subject};
@@ -27,6 +28,7 @@ use crate::finetune::replay::{self, Joined, Mixture, UnderHead};
 use crate::loader::Samples;
 use crate::log::{self, LogWriter, Record, Resumed, Start};
 use crate::optimizer::{Optimizer, matches};
+use crate::ranks::Ranks;
 use crate::schedule::{Horizon, Schedule};
 use crate::statistics::Statistics;
 use crate::stop::Stop;
@@ -47,6 +49,29 @@ fn hash(config: &TrainConfig) -> Result<String, TrainError> {
     }
     let text = config.to_toml()?;
     Ok(Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// That all ranks were given the same configuration and find the same frames: each computes a part of every step. Files may lie elsewhere on each.
+fn same_on_all_ranks(ranks: &Ranks, config: &TrainConfig, data: &Dataset, stop: Stop<'_>) -> Result<(), TrainError> {
+    if ranks.size() == 1 {
+        return Ok(());
+    }
+    let mut common = TrainConfig { data: Default::default(), output: Default::default(), ..config.clone() };
+    common.training.threads = 1;
+    ranks.same("the configuration", common.to_toml()?.as_bytes())?;
+    stop.check()?;
+    for (what, source) in [("train", &data.train), ("validate", &data.valid), ("test", &data.test)] {
+        let mut hash = Sha256::new();
+        for index in 0..source.len() {
+            let frame = source.frame(index)?;
+            hash.update((frame.structure.len() as u64).to_le_bytes());
+            let numbers = frame.energy.iter().chain(frame.structure.positions.as_flattened());
+            numbers.for_each(|x| hash.update(x.to_le_bytes()));
+        }
+        ranks.same(&format!("the set of frames to {what} on"), hash.finalize().as_slice())?;
+        stop.check()?;
+    }
+    Ok(())
 }
 
 /// Names of the heads of all frames, in the order in which they are met; none if no frame names one.
@@ -218,24 +243,32 @@ fn kept_fisher(
 const FISHER: &str = "fisher";
 
 /// Makes everything ready. If it is asked to stop before that, it leaves nothing that would count as a run, and of a run that was to go on nothing is changed.
-pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(Progress<'_>) + Send)) -> Result<Course, TrainError> {
+///
+/// Of several ranks the first one writes, and makes what is not certain to be the same bits on other machines; all read the data. Each exchange between them
+/// is followed by the question whether to stop, so that all answer it at the same place.
+pub(super) fn begin(
+    ranks: &Arc<Ranks>,
+    request: Request<'_>,
+    stop: Stop<'_>,
+    tell: &mut (dyn FnMut(Progress<'_>) + Send),
+) -> Result<Course, TrainError> {
     let Request { config, foundation, resume, mut provenance } = request;
     let files = Files::new(config);
-    // What a run leaves that never began (a folder, the model it would have begun with) is none.
-    let exists = files.log().exists() || checkpoint::any_in(&files.checkpoints());
-    match (resume, exists) {
-        (true, false) => return Err(TrainError::NothingToResume { path: files.folder().to_owned() }),
-        (false, true) => return Err(TrainError::Exists { path: files.folder().to_owned() }),
-        _ => {}
-    }
     let write = |path: std::path::PathBuf, source| TrainError::Write { path, source };
-    // Whether results can be written is found out before hours are spent on them.
-    fs_err::create_dir_all(files.folder()).map_err(|e| write(files.folder().to_owned(), e))?;
-    let checkpoints =
-        Checkpoints::open(&files.checkpoints(), config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN))?;
+    if ranks.is_first() {
+        begin_folder(&files, resume)?;
+    }
+    let keep = config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
+    let checkpoints = RunCheckpoints::open(ranks, &files.checkpoints(), keep)?;
+    ranks.check()?;
 
     let fields = fields(config, foundation.as_ref());
-    let mut data = Dataset::load_unless(&config.data, &fields, stop)?;
+    stop.check()?;
+    let load = || -> Result<_, TrainError> { Ok(Dataset::load_unless(&config.data, &fields, stop)?) };
+    // One is enough to fill a cache.
+    let mut data = if config.data.cache.is_some() { ranks.first_then_others(load)? } else { load()? };
+    stop.check()?;
+    same_on_all_ranks(ranks, config, &data, stop)?;
     if foundation.is_some() && config.finetune.mode == FinetuneMode::Multihead {
         let head: Arc<str> = config.finetune.head.as_str().into();
         for source in [&mut data.train, &mut data.valid, &mut data.test] {
@@ -250,7 +283,7 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
     let known = foundation.as_ref().map(|a| added.joined(a.header().elements()));
     let mut findings = None;
     let logged_before = resume && std::fs::metadata(files.log()).is_ok_and(|log| log.len() > 0);
-    if !resume {
+    if !resume && ranks.is_first() {
         let (train, valid) = (UntilStopped { source: &*data.train, stop }, UntilStopped { source: &*data.valid, stop });
         let mut subject = Subject::new(&train);
         let isolated = data.isolated.energies(None);
@@ -268,22 +301,27 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
     }
 
     let found = if resume { checkpoints.latest()? } else { None };
-    let initial = if resume {
-        Artifact::open(&files.initial())?
-    } else {
+    stop.check()?;
+    let make_initial = || -> Result<_, TrainError> {
+        if resume {
+            return Ok(Artifact::open(&files.initial())?);
+        }
         let artifact = match &foundation {
             Some(foundation) => finetune::prepared(foundation, &added, config, &data, stop)?,
             None => untrained(config, &data, stop)?,
         };
         artifact.save(&files.initial())?;
-        artifact
+        Ok(artifact)
     };
+    let initial = ranks
+        .made_by_first(&files.initial(), make_initial, |bytes| Ok(Artifact::from_bytes(bytes, &files.initial().display().to_string())?))?;
+    stop.check()?;
     for source in [&data.train, &data.valid, &data.test] {
         known_to_all(&UntilStopped { source: &**source, stop }, initial.header())?;
     }
     let old = OldDomain::read(config, foundation.as_ref(), &initial, &fields, stop)?;
     // What is trained along with its own labels is checked as what is trained; labels of the foundation agree with one another.
-    if !resume && config.finetune.replay.labels == ReplayLabels::Data && !old.replay.is_empty() {
+    if !resume && ranks.is_first() && config.finetune.replay.labels == ReplayLabels::Data && !old.replay.is_empty() {
         let found = doctor::examine(&Subject::new(&UntilStopped { source: &old.replay, stop }), &config.doctor)?;
         if found.has_errors() {
             tell(Progress::Checked(&found));
@@ -346,27 +384,33 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
             let path = files.fisher();
             let range = mixture.new..train.len();
             let of_old = || ewc::fisher(&model, &variables, &train, range.clone(), &config.loss, config.loss.weights, stop);
-            Some(Anchor::new(config.finetune.ewc_weight, &variables, kept_fisher(&path, &hash, &variables, resume, of_old)?)?)
+            let fisher = ranks.made_by_first(
+                &path,
+                || kept_fisher(&path, &hash, &variables, resume, of_old),
+                |bytes| Ok(ewc::from_tensors(Checkpoint::decode(&bytes, &path)?.section(FISHER), &variables)?),
+            )?;
+            Some(Anchor::new(config.finetune.ewc_weight, &variables, fisher)?)
         }
         _ => None,
     };
     // What follows is the beginning of the run.
     stop.check()?;
-    let log = if !config.output.log {
+    let log = if !config.output.log || !ranks.is_first() {
         None
     } else if resume {
         Some(LogWriter::append(files.log())?)
     } else {
         Some(LogWriter::create(files.log())?)
     };
-    let tensorboard = if config.output.tensorboard {
+    let tensorboard = if config.output.tensorboard && ranks.is_first() {
         let after = if resume { Some(found.as_ref().map_or(0, |found| found.checkpoint.state.step)) } else { None };
         Some(TensorBoard::create(files.tensorboard(), after).map_err(|source| write(files.tensorboard(), source))?)
     } else {
         None
     };
-    let before = if resume && config.output.log { forgetting::before(&files.log())? } else { Vec::new() };
+    let before = if resume && log.is_some() { forgetting::before(&files.log())? } else { Vec::new() };
     let mut course = Course {
+        ranks: ranks.clone(),
         train,
         mixture,
         valid: samples(&data.valid),
@@ -389,9 +433,10 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
         log,
         tensorboard,
         said_stalled: false,
+        earlier_seconds: 0.0,
         position: Default::default(),
     };
-    if !logged_before {
+    if !logged_before && ranks.is_first() {
         let toml = config.to_toml()?;
         let path = course.files.config();
         tesseral_atoms::io::write_atomically(&path, |w| std::io::Write::write_all(w, toml.as_bytes())).map_err(|e| write(path, e))?;
@@ -418,6 +463,20 @@ pub(super) fn begin(request: Request<'_>, stop: Stop<'_>, tell: &mut (dyn FnMut(
     };
     tell(Progress::Ready(&ready));
     Ok(course)
+}
+
+/// Takes the folder of a run.
+fn begin_folder(files: &Files, resume: bool) -> Result<(), TrainError> {
+    // What a run leaves that never began (a folder, the model it would have begun with) is none.
+    let exists = files.log().exists() || checkpoint::any_in(&files.checkpoints());
+    let path = || files.folder().to_owned();
+    match (resume, exists) {
+        (true, false) => return Err(TrainError::NothingToResume { path: path() }),
+        (false, true) => return Err(TrainError::Exists { path: path() }),
+        _ => {}
+    }
+    // Whether results can be written is found out before hours are spent on them.
+    fs_err::create_dir_all(files.folder()).map_err(|source| TrainError::Write { path: path(), source })
 }
 
 impl Course {
