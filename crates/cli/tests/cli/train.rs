@@ -372,7 +372,8 @@ max_epochs = 6
 batch = { frames = 4 }
 "#;
     sandbox.file("plain.toml", format!("{config}[output]\ndirectory = \"plain\"\n"));
-    let replay = "[finetune.replay]\nfiles = [\"salt.xyz\"]\nlabels = \"foundation\"\n[output]\ndirectory = \"replay\"\n";
+    let replay =
+        "[finetune.replay]\nfiles = [\"salt.xyz\"]\nlabels = \"foundation\"\n[output]\ndirectory = \"replay\"\ncompare = [\"plain\"]\n";
     sandbox.file("replay.toml", format!("{config}{replay}"));
     let after = |name: &str| {
         let text = sandbox.stdout(&["train", &format!("{name}.toml")]);
@@ -385,7 +386,15 @@ batch = { frames = 4 }
         assert_eq!(lines.iter().find(|l| l["kind"] == "forgetting").unwrap()["run"], name);
         (of("before"), of("after"))
     };
+    let early = sandbox.run(&["train", "replay.toml"]);
+    assert!(
+        early.starts_with("exit code 1") && early.contains("output.compare: plain/log.jsonl has no errors") && early.contains("hint:"),
+        "{early}"
+    );
     let (plain, replay) = (after("plain"), after("replay"));
+    let report = std::fs::read_to_string(sandbox.path("replay/report.html")).unwrap();
+    assert!(report.contains("plain (plain): errors on old domain") && report.contains("replay: errors on old domain"));
+    assert!(!std::fs::read_to_string(sandbox.path("plain/report.html")).unwrap().contains("(plain)"));
     assert!(plain.0 < 1e-4 && (plain.0 - replay.0).abs() < 1e-12, "{plain:?} {replay:?}");
     assert!(replay.1 < 0.7 * plain.1, "{plain:?} {replay:?}");
 }

@@ -397,6 +397,8 @@ report = true
 log = true
 # Whether event files for TensorBoard are written, into its folder `tensorboard`.
 tensorboard = false
+# Folders of other fine-tunings, whose errors before and after stand in the report beside those of this one.
+compare = []
 "#;
 
 /// A configuration with every key, its default and what it means, for people to edit.

@@ -444,11 +444,13 @@ pub struct OutputConfig {
     pub log: bool,
     /// Whether event files for TensorBoard are written, into the folder `tensorboard` there. Default false.
     pub tensorboard: bool,
+    /// Folders of other fine-tunings, whose errors before and after stand in the report beside those of this one. Default none.
+    pub compare: Vec<PathBuf>,
 }
 
 impl Default for OutputConfig {
     fn default() -> Self {
-        Self { directory: "run".into(), name: "model".into(), report: true, log: true, tensorboard: false }
+        Self { directory: "run".into(), name: "model".into(), report: true, log: true, tensorboard: false, compare: Vec::new() }
     }
 }
 

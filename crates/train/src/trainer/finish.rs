@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::course::Course;
-use super::{Ending, Outcome, Progress};
+use super::{Ending, Outcome, Progress, forgetting};
 use crate::data::{FrameSource, Subset, files_of};
 use crate::error::TrainError;
 use crate::finetune::replay::Mixture;
@@ -34,7 +34,8 @@ pub(super) fn finish(
     if let Some(log) = &mut course.log {
         log.sync()?;
         if course.config.output.report && outcome.ending != Ending::Interrupted {
-            let report = Report::from_log(&log::read(course.files.log())?);
+            let mut report = Report::from_log(&log::read(course.files.log())?);
+            report.forgetting.extend(forgetting::of_others(&course.config.output.compare)?);
             let path = course.files.report();
             report.write(&path).map_err(|source| TrainError::Write { path: path.clone(), source })?;
             outcome.report = Some(path);

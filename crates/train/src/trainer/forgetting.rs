@@ -1,13 +1,14 @@
 //! What a fine-tuning forgets: errors on the old and the new domain before, during and after.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::Files;
 use super::course::Course;
 use crate::config::FinetuneMode;
 use crate::error::TrainError;
 use crate::log::{self, Record};
 use crate::metrics::SetErrors;
-use crate::report::{ForgettingRow, Phase};
+use crate::report::{ForgettingRow, Phase, Report};
 use crate::stop::Stop;
 
 /// Name of the frames to validate on, as a domain.
@@ -72,6 +73,25 @@ pub(super) fn before(path: &Path) -> Result<Vec<ForgettingRow>, TrainError> {
             rows.retain(|before| before.set != row.set);
             rows.push(*row);
         }
+    }
+    Ok(rows)
+}
+
+/// Errors before and after other fine-tunings, whose folders these are. The name of a folder tells ways of the same name apart.
+pub(super) fn of_others(folders: &[PathBuf]) -> Result<Vec<ForgettingRow>, TrainError> {
+    let mut rows = Vec::new();
+    for folder in folders {
+        let path = folder.join(Files::LOG);
+        let found = if path.exists() { Report::from_log(&log::read(&path)?).forgetting } else { Vec::new() };
+        if !found.iter().any(|row| row.phase == Phase::After) {
+            return Err(TrainError::Finetune {
+                what: format!("output.compare: {} has no errors after a fine-tuning", path.display()),
+                hint: "name folders of fine-tunings that have ended, with finetune.forgetting or frames to validate on",
+            });
+        }
+        let name = folder.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let ends = found.into_iter().filter(|row| row.phase != Phase::During);
+        rows.extend(ends.map(|row| ForgettingRow { run: format!("{} ({name})", row.run), ..row }));
     }
     Ok(rows)
 }

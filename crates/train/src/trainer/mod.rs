@@ -204,6 +204,9 @@ pub(crate) struct Files {
 }
 
 impl Files {
+    /// Name of the log.
+    pub(crate) const LOG: &str = "log.jsonl";
+
     pub(crate) fn new(config: &TrainConfig) -> Self {
         Self { folder: config.output.directory.clone(), name: config.output.name.clone() }
     }
@@ -229,7 +232,7 @@ impl Files {
     }
 
     pub(crate) fn log(&self) -> PathBuf {
-        self.folder.join("log.jsonl")
+        self.folder.join(Self::LOG)
     }
 
     pub(crate) fn tensorboard(&self) -> PathBuf {

@@ -256,6 +256,8 @@ pub(super) fn begin(
     let files = Files::new(config);
     let write = |path: std::path::PathBuf, source| TrainError::Write { path, source };
     if ranks.is_first() {
+        // Found out now rather than when the report is written.
+        forgetting::of_others(&config.output.compare)?;
         begin_folder(&files, resume)?;
     }
     let keep = config.training.checkpoint.keep.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
