@@ -165,19 +165,13 @@ mod tests {
     use tesseral_atoms::Structure;
 
     use super::*;
-    use crate::data::{Frame, Memory, Origin, Weights};
+    use crate::data::{Frame, Memory};
+    use crate::testing::unlabelled;
 
     fn samples(sizes: &[usize]) -> Arc<Samples> {
         let frames = sizes.iter().enumerate().map(|(k, &n)| Frame {
-            structure: Structure::molecule(vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()),
             energy: Some(k as f64),
-            forces: None,
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: k },
+            ..unlabelled(Structure::molecule(vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()), k)
         });
         let source: Memory = frames.collect::<Vec<_>>().into();
         let header = crate::testing::tiny_artifact(&[1]).header().clone();

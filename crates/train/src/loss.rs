@@ -254,20 +254,17 @@ mod tests {
     use tesseral_atoms::{Cell, Structure};
 
     use super::*;
-    use crate::data::{Origin, Weights};
+    use crate::data::Weights;
+    use crate::testing::unlabelled;
 
     fn frame(forces: Vec<[f64; 3]>, energy: f64, stress: Option<[f64; 6]>, weight: f64) -> Frame {
         let n = forces.len();
         Frame {
-            structure: Structure::crystal(Cell::cubic(5.0), vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()),
             energy: Some(energy),
             forces: Some(forces),
-            force_mask: None,
             stress,
             weights: Weights { energy: weight, forces: weight, stress: weight },
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: 0 },
+            ..unlabelled(Structure::crystal(Cell::cubic(5.0), vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()), 0)
         }
     }
 

@@ -239,7 +239,7 @@ mod tests {
     use crate::communicator::threads::on_ranks;
     use crate::config::LossKind;
     use crate::data::Weights;
-    use crate::testing::{tiny_artifact, tiny_sevennet};
+    use crate::testing::{tiny_artifact, tiny_sevennet, unlabelled};
 
     /// A crystal and a molecule with labels that are far from anything a model says; one force is masked, one frame has no stress.
     fn samples(artifact: &Artifact) -> Vec<Sample> {
@@ -253,27 +253,14 @@ mod tests {
         let mut vectors = |n: usize| (0..n).map(|_| [random.number(), random.number(), random.number()]).collect::<Vec<_>>();
         let frames = [
             Frame {
-                structure: crystal,
                 energy: Some(-7.0),
                 forces: Some(vectors(3)),
                 force_mask: Some(vec![true, false, true]),
                 stress: Some([0.1, -0.2, 0.3, 0.05, -0.02, 0.07]),
                 weights: Weights { energy: 1.5, forces: 0.7, stress: 2.0 },
-                group: None,
-                head: None,
-                origin: Origin { file: "test".into(), frame: 0 },
+                ..unlabelled(crystal, 0)
             },
-            Frame {
-                structure: molecule,
-                energy: Some(-11.0),
-                forces: Some(vectors(3)),
-                force_mask: None,
-                stress: None,
-                weights: Weights::default(),
-                group: None,
-                head: None,
-                origin: Origin { file: "test".into(), frame: 1 },
-            },
+            Frame { energy: Some(-11.0), forces: Some(vectors(3)), ..unlabelled(molecule, 1) },
         ];
         frames.into_iter().map(|f| Sample::new(artifact.header(), Arc::new(f)).unwrap()).collect()
     }
@@ -385,17 +372,7 @@ mod tests {
     fn every_frame_has_one_rank_and_work_is_even() {
         let artifact = tiny_artifact(&[1]);
         let chain = |n: usize| {
-            let frame = Frame {
-                structure: Structure::molecule(vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()),
-                energy: None,
-                forces: None,
-                force_mask: None,
-                stress: None,
-                weights: Weights::default(),
-                group: None,
-                head: None,
-                origin: Origin { file: "test".into(), frame: n },
-            };
+            let frame = unlabelled(Structure::molecule(vec![1; n], (0..n).map(|i| [i as f64, 0.0, 0.0]).collect()), n);
             Sample::new(artifact.header(), Arc::new(frame)).unwrap()
         };
         let sizes = |batches: Vec<Batch>| batches.iter().map(|b| b.iter().map(|s| s.frame.origin.frame).collect()).collect::<Vec<Vec<_>>>();

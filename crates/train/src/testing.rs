@@ -1,10 +1,27 @@
-//! Small models for tests.
+//! Small models and frames for tests.
 
 use std::path::Path;
 
+use tesseral_atoms::Structure;
 use tesseral_potentials::Artifact;
 
 use crate::architecture::{Each, MaceModelConfig, ModelConfig, SevenNetModelConfig, TrainingStatistics, build};
+use crate::data::{Frame, Origin, Weights};
+
+/// A frame without labels, the one with this number of a file.
+pub(crate) fn unlabelled(structure: Structure, number: usize) -> Frame {
+    Frame {
+        structure,
+        energy: None,
+        forces: None,
+        force_mask: None,
+        stress: None,
+        weights: Weights::default(),
+        group: None,
+        head: None,
+        origin: Origin { file: "test".into(), frame: number },
+    }
+}
 
 /// Statistics that fit any data.
 fn statistics(elements: &[u8]) -> TrainingStatistics {

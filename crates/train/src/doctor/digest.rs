@@ -304,21 +304,10 @@ mod tests {
     use tesseral_testkit::{Random, derivative, relative_error};
 
     use super::*;
-    use crate::data::Weights;
+    use crate::testing::unlabelled;
 
     fn frame(structure: Structure) -> Frame {
-        let origin = Origin { file: "a".into(), frame: 0 };
-        Frame {
-            structure,
-            energy: None,
-            forces: None,
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin,
-        }
+        unlabelled(structure, 0)
     }
 
     #[test]

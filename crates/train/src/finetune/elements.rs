@@ -278,11 +278,11 @@ mod tests {
 
     use super::*;
     use crate::config::{LossConfig, LossWeights};
-    use crate::data::{Frame, Memory, Origin, Weights};
+    use crate::data::{Frame, Memory};
     use crate::finetune::{ewc, heads, replay};
     use crate::loader::Samples;
     use crate::stop::Stop;
-    use crate::testing::{golden, tiny_artifact, tiny_sevennet};
+    use crate::testing::{golden, tiny_artifact, tiny_sevennet, unlabelled};
 
     fn with(table: &[(u8, Option<u8>)]) -> Added {
         Added(table.iter().copied().collect())
@@ -431,15 +431,8 @@ mod tests {
 
     fn frame(numbers: &[u8], energy: f64) -> Frame {
         Frame {
-            structure: Structure::molecule(numbers.to_vec(), (0..numbers.len()).map(|k| [1.1 * k as f64, 0.1, 0.0]).collect()),
             energy: Some(energy),
-            forces: None,
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: 0 },
+            ..unlabelled(Structure::molecule(numbers.to_vec(), (0..numbers.len()).map(|k| [1.1 * k as f64, 0.1, 0.0]).collect()), 0)
         }
     }
 

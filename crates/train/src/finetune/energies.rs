@@ -187,9 +187,9 @@ mod tests {
 
     use super::*;
     use crate::config::{FinetuneConfig, NewElements};
-    use crate::data::{Frame, IsolatedAtom, IsolatedAtoms, KeyReport, Memory, Origin, Weights};
+    use crate::data::{Frame, IsolatedAtom, IsolatedAtoms, KeyReport, Memory, Origin};
     use crate::finetune::elements;
-    use crate::testing::{tiny_artifact, tiny_sevennet};
+    use crate::testing::{tiny_artifact, tiny_sevennet, unlabelled};
 
     fn rest(composition: &[(u8, f64)], energy: f64) -> Rest {
         Rest { head: 0, composition: composition.iter().copied().collect(), energy }
@@ -223,15 +223,8 @@ mod tests {
     fn frame(k: usize, numbers: &[u8]) -> Frame {
         let place = |k: usize| [[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]][k];
         Frame {
-            structure: Structure::molecule(numbers.to_vec(), (0..numbers.len()).map(place).collect()),
             energy: Some(-30.0 - 0.01 * k as f64),
-            forces: None,
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: k },
+            ..unlabelled(Structure::molecule(numbers.to_vec(), (0..numbers.len()).map(place).collect()), k)
         }
     }
 

@@ -140,8 +140,9 @@ mod tests {
     use tesseral_testkit::{Random, slope};
 
     use super::*;
-    use crate::data::{Frame, Memory, Origin, Weights};
+    use crate::data::{Frame, Memory};
     use crate::testing::tiny_artifact;
+    use crate::testing::unlabelled;
 
     #[test]
     fn the_gradient_of_the_penalty_agrees_with_finite_differences() {
@@ -187,15 +188,9 @@ mod tests {
         let model = Model::build(&artifact, &parameters).unwrap();
         let variables = parameters.into_variables();
         let frame = |k: usize| Frame {
-            structure: Structure::molecule(vec![8, 1], vec![[0.0, 0.0, 0.0], [0.9 + 0.1 * k as f64, 0.1, 0.0]]),
             energy: Some(-7.0 - k as f64),
             forces: Some(vec![[0.3, 0.0, 0.0], [-0.3, 0.1, 0.0]]),
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: k },
+            ..unlabelled(Structure::molecule(vec![8, 1], vec![[0.0, 0.0, 0.0], [0.9 + 0.1 * k as f64, 0.1, 0.0]]), k)
         };
         let source: Memory = vec![frame(0), frame(1), frame(2)].into();
         let samples = Samples::new(Arc::new(source), artifact.header().clone());

@@ -165,21 +165,15 @@ mod tests {
 
     use super::*;
     use crate::architecture::{Each, MaceModelConfig, ModelConfig, TrainingStatistics, build};
-    use crate::data::{Frame, Origin, Weights};
+    use crate::data::Frame;
     use crate::step::Sample;
+    use crate::testing::unlabelled;
 
     fn energy(artifact: &Artifact, head: &str) -> f64 {
         let model = Model::load(artifact, DType::F64, &Device::Cpu).unwrap();
         let frame = Frame {
-            structure: Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]),
-            energy: None,
-            forces: None,
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
             head: Some(head.into()),
-            origin: Origin { file: "test".into(), frame: 0 },
+            ..unlabelled(Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]), 0)
         };
         let sample = Sample::new(artifact.header(), Arc::new(frame)).unwrap();
         let batch = model.batch(&[&sample.prepared], &[&sample.frame.structure], sample.head).unwrap();

@@ -191,9 +191,9 @@ mod tests {
 
     use super::*;
     use crate::config::{LossConfig, LossWeights};
-    use crate::data::{Frame, Origin, Weights};
+    use crate::data::Frame;
     use crate::step::{Sample, gradients};
-    use crate::testing::{tiny_artifact, tiny_sevennet};
+    use crate::testing::{tiny_artifact, tiny_sevennet, unlabelled};
 
     fn agrees(artifact: &Artifact) {
         tesseral_ops::autograd::enable_second_derivatives().unwrap();
@@ -203,15 +203,9 @@ mod tests {
         let weights = parameters.into_variables();
         assert!(specs.keys().all(|name| weights.contains_key(name)));
         let frame = Frame {
-            structure: Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]),
             energy: Some(-11.0),
             forces: Some(vec![[0.3, 0.0, 0.2], [-0.3, 0.1, 0.0], [0.0, -0.2, 0.1]]),
-            force_mask: None,
-            stress: None,
-            weights: Weights::default(),
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: 0 },
+            ..unlabelled(Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]), 0)
         };
         let batch = vec![Sample::new(artifact.header(), Arc::new(frame)).unwrap()];
         let found = || gradients(&model, &weights, std::slice::from_ref(&batch), &LossConfig::default(), LossWeights::default()).unwrap();

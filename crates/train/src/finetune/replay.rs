@@ -239,8 +239,9 @@ mod tests {
     use tesseral_atoms::Structure;
 
     use super::*;
-    use crate::data::{Origin, Weights};
+    use crate::data::Weights;
     use crate::testing::tiny_artifact;
+    use crate::testing::unlabelled;
 
     #[test]
     fn old_frames_are_spread_evenly_and_each_gets_its_turn() {
@@ -270,15 +271,9 @@ mod tests {
 
     fn frame(energy: Option<f64>) -> Frame {
         Frame {
-            structure: Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]),
             energy,
-            forces: None,
-            force_mask: None,
-            stress: None,
             weights: Weights { energy: 0.0, forces: 0.0, stress: 0.0 },
-            group: None,
-            head: None,
-            origin: Origin { file: "test".into(), frame: 0 },
+            ..unlabelled(Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]), 0)
         }
     }
 

@@ -165,24 +165,14 @@ mod tests {
     use tesseral_atoms::{Cell, Structure};
 
     use super::*;
-    use crate::data::{Origin, Weights};
     use crate::testing::tiny_artifact;
+    use crate::testing::unlabelled;
 
     #[test]
     fn evaluations_come_back_to_the_bit() {
         let artifact = tiny_artifact(&[1]);
         let sample = |structure: Structure| {
-            let frame = Frame {
-                structure,
-                energy: None,
-                forces: None,
-                force_mask: None,
-                stress: None,
-                weights: Weights::default(),
-                group: None,
-                head: None,
-                origin: Origin { file: "test".into(), frame: 0 },
-            };
+            let frame = unlabelled(structure, 0);
             Sample::new(artifact.header(), Arc::new(frame)).unwrap()
         };
         let atoms = vec![[0.0; 3], [0.0, 0.0, 1.0]];

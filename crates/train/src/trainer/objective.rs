@@ -131,10 +131,11 @@ mod tests {
 
     use super::*;
     use crate::config::LoraConfig;
-    use crate::data::{DataConfig, Dataset, FileConfig, Frame, Weights};
+    use crate::data::{DataConfig, Dataset, FileConfig, Frame};
     use crate::optimizer::{LbfgsConfig, LbfgsEnd, OptimizerConfig, OptimizerKind, save_variables};
     use crate::step::Sample;
     use crate::testing::tiny_artifact;
+    use crate::testing::unlabelled;
 
     struct Setting {
         ranks: Ranks,
@@ -156,15 +157,9 @@ mod tests {
 
         fn batch(&self, energy: f64) -> Batch {
             let frame = Frame {
-                structure: Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]),
                 energy: Some(energy),
                 forces: Some(vec![[0.3, 0.0, -0.2], [-0.3, 0.1, 0.1], [0.0, -0.1, 0.1]]),
-                force_mask: None,
-                stress: None,
-                weights: Weights::default(),
-                group: None,
-                head: None,
-                origin: Origin { file: "test".into(), frame: 7 },
+                ..unlabelled(Structure::molecule(vec![8, 1, 1], vec![[0.0, 0.0, 0.1], [0.9, 0.1, 0.0], [-0.3, 0.9, 0.2]]), 7)
             };
             vec![Sample::new(self.artifact.header(), Arc::new(frame)).unwrap()]
         }
