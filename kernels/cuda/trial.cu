@@ -59,6 +59,13 @@ extern "C" __global__ void __launch_bounds__(BLOCK) trial_divergent(u32 *__restr
     y[threadIdx.x] = 1;
 }
 
+// Wrong on purpose: reads what another thread writes, without a barrier between.
+extern "C" __global__ void __launch_bounds__(BLOCK) trial_race(u32 *__restrict__ y) {
+    TESSERAL_SHARED(u32, written);
+    written[threadIdx.x] = threadIdx.x;
+    y[threadIdx.x] = written[BLOCK - 1 - threadIdx.x];
+}
+
 // Wrong on purpose: writes behind the end of y, of n elements.
 extern "C" __global__ void __launch_bounds__(BLOCK) trial_overrun(u32 *__restrict__ y, u32 n) {
     y[n + threadIdx.x] = 1;

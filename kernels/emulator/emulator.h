@@ -8,8 +8,13 @@
 #pragma once
 #define __TESSERAL_EMULATED__ 1
 
+#if defined(__APPLE__)
+#define _XOPEN_SOURCE 700
+#define _DARWIN_C_SOURCE
+#endif
 #include <sys/mman.h>
-#if !defined(__x86_64__) && !defined(__aarch64__)
+#if !defined(__ELF__) || (!defined(__x86_64__) && !defined(__aarch64__))
+#define TESSERAL_UCONTEXT
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
@@ -57,7 +62,17 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 namespace tesseral_emulator {
 
-#if defined(__x86_64__)
+#if defined(TESSERAL_UCONTEXT)
+typedef ucontext_t Context;
+inline void switch_to(Context &from, Context &to) { swapcontext(&from, &to); }
+inline void prepare(Context &context, char *stack, size_t size, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack;
+    context.uc_stack.ss_size = size;
+    context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+}
+#elif defined(__x86_64__)
 // Keeps the registers that belong to the caller (System V) on its stack, the stack pointer in *from, and goes on where `to` was left.
 extern "C" __attribute__((visibility("hidden"))) void tesseral_emulator_switch(void **from, void *to);
 asm(".text\n"
@@ -67,20 +82,19 @@ asm(".text\n"
     "    movq %rsp, (%rdi)\n"
     "    movq %rsi, %rsp\n"
     "    popq %r15\n    popq %r14\n    popq %r13\n    popq %r12\n    popq %rbx\n    popq %rbp\n"
-    "    ret\n"
+    "    popq %rcx\n    jmp *%rcx\n" // not `ret`, which processors predict from calls
     ".size tesseral_emulator_switch, .-tesseral_emulator_switch\n");
 typedef void *Context;
 inline void switch_to(Context &from, Context &to) { tesseral_emulator_switch(&from, to); }
 inline void prepare(Context &context, char *stack, size_t size, void (*entry)()) {
     void **top = reinterpret_cast<void **>(stack + size);
-    *--top = nullptr;
-    *--top = nullptr; // where `entry` would return to; it never does
+    *--top = nullptr; // where `entry` would return to; it never does. A call leaves the stack like this: 8 below a multiple of 16
     *--top = reinterpret_cast<void *>(entry);
     for (int i = 0; i < 6; i++)
         *--top = nullptr;
     context = top;
 }
-#elif defined(__aarch64__)
+#else // aarch64
 extern "C" __attribute__((visibility("hidden"))) void tesseral_emulator_switch(void **from, void *to);
 asm(".text\n"
     ".type tesseral_emulator_switch, %function\n"
@@ -94,7 +108,7 @@ asm(".text\n"
     "    ldp x27, x28, [sp, #64]\n    ldp x29, x30, [sp, #80]\n    ldp d8, d9, [sp, #96]\n    ldp d10, d11, [sp, #112]\n"
     "    ldp d12, d13, [sp, #128]\n    ldp d14, d15, [sp, #144]\n"
     "    add sp, sp, #160\n"
-    "    ret\n"
+    "    br x30\n"
     ".size tesseral_emulator_switch, .-tesseral_emulator_switch\n");
 typedef void *Context;
 inline void switch_to(Context &from, Context &to) { tesseral_emulator_switch(&from, to); }
@@ -104,16 +118,6 @@ inline void prepare(Context &context, char *stack, size_t size, void (*entry)())
         frame[i] = nullptr;
     frame[11] = reinterpret_cast<void *>(entry); // x30
     context = frame;
-}
-#else
-typedef ucontext_t Context;
-inline void switch_to(Context &from, Context &to) { swapcontext(&from, &to); }
-inline void prepare(Context &context, char *stack, size_t size, void (*entry)()) {
-    getcontext(&context);
-    context.uc_stack.ss_sp = stack;
-    context.uc_stack.ss_size = size;
-    context.uc_link = nullptr;
-    makecontext(&context, entry, 0);
 }
 #endif
 
@@ -130,10 +134,11 @@ struct Fiber {
 };
 
 const unsigned LANES = 32, MOST_THREADS = 1024;
+// No power of two, or the ends of all stacks would compete for the same lines of the cache.
 #if defined(__SANITIZE_ADDRESS__)
-const size_t STACK = 512 * 1024;
+const size_t STACK = 512 * 1024 + 5 * 64;
 #else
-const size_t STACK = 128 * 1024;
+const size_t STACK = 128 * 1024 + 5 * 64;
 #endif
 const unsigned long long CANARY = 0x7465737365726131ull;
 
@@ -152,10 +157,7 @@ static char message[256];
 
 static unsigned char *dynamic_shared;
 static uint3 thread_index, block_index, block_size, grid_size;
-
-static inline uint3 index_of(unsigned thread) {
-    return {thread % block_size.x, thread / block_size.x % block_size.y, thread / (block_size.x * block_size.y)};
-}
+static uint3 index_of[MOST_THREADS];
 
 static void enter() {
     call(function, arguments);
@@ -182,13 +184,23 @@ __attribute__((noinline)) static void fail(const char *what, unsigned place) {
 }
 
 __attribute__((noinline)) static const char *report(const char *what, unsigned thread, unsigned place) {
-    uint3 t = index_of(thread);
+    uint3 t = index_of[thread];
     __builtin_snprintf(message, sizeof message, "line %u: %s (thread %u,%u,%u of block %u,%u,%u)", place, what, t.x, t.y, t.z,
                        block_index.x, block_index.y, block_index.z);
     return message;
 }
 
-// Lets the lanes of the warp that starts at thread `first` continue whose operation is complete; false if there are none.
+// Lets the lanes of a group go on, which all wait for the same operation.
+static inline void let_go(unsigned first, unsigned group) {
+    for (unsigned rest = group; rest; rest &= rest - 1) {
+        const unsigned i = first + static_cast<unsigned>(__builtin_ctz(rest));
+        offered[i] = fibers[i].value;
+        taking_part[i] = group;
+        fibers[i].state = READY;
+    }
+}
+
+// Lets the lanes of the warp that starts at thread `first` go on whose operation is complete; false if there are none.
 static bool release(unsigned first, unsigned lanes) {
     unsigned waiting = 0, living = 0;
     for (unsigned i = 0; i < lanes; i++) {
@@ -197,36 +209,25 @@ static bool release(unsigned first, unsigned lanes) {
     }
     bool any = false;
     while (waiting) {
-        unsigned lane = static_cast<unsigned>(__builtin_ctz(waiting));
-        const Fiber &leader = fibers[first + lane];
-        unsigned group = leader.mask & living;
-        bool complete = true;
-        for (unsigned i = 0; i < lanes; i++)
-            if (group >> i & 1) {
-                const Fiber &fiber = fibers[first + i];
-                complete = complete && fiber.state == AT_WARP && fiber.mask == leader.mask && fiber.place == leader.place;
-            }
-        if (complete) {
-            for (unsigned i = 0; i < lanes; i++)
-                if (group >> i & 1) {
-                    offered[first + i] = fibers[first + i].value;
-                    taking_part[first + i] = group;
-                    fibers[first + i].state = READY;
-                }
-            waiting &= ~group;
-            any = true;
-        } else {
-            waiting &= ~(1u << lane);
+        const Fiber &leader = fibers[first + static_cast<unsigned>(__builtin_ctz(waiting))];
+        unsigned alike = 0; // lanes that wait for what the first of them waits for
+        for (unsigned rest = waiting; rest; rest &= rest - 1) {
+            const unsigned i = static_cast<unsigned>(__builtin_ctz(rest));
+            const bool same = fibers[first + i].mask == leader.mask && fibers[first + i].place == leader.place;
+            alike |= static_cast<unsigned>(same) << i;
         }
+        if (alike == (leader.mask & living)) {
+            let_go(first, alike);
+            any = true;
+        }
+        waiting &= ~alike;
     }
     return any;
 }
 
 static const char *run_block(bool reverse) {
     for (unsigned i = 0; i < threads; i++) {
-        char *stack = stacks + i * STACK;
-        *reinterpret_cast<unsigned long long *>(stack) = CANARY;
-        prepare(fibers[i].context, stack, STACK, enter);
+        prepare(fibers[i].context, stacks + i * STACK, STACK, enter);
         fibers[i].state = READY;
     }
     const unsigned warps = (threads + LANES - 1) / LANES;
@@ -239,7 +240,7 @@ static const char *run_block(bool reverse) {
                     current = first + (reverse ? lanes - 1 - i : i);
                     if (fibers[current].state != READY)
                         continue;
-                    thread_index = index_of(current);
+                    thread_index = index_of[current];
                     switch_to(scheduler, fibers[current].context);
                     if (fault)
                         return report(fault, current, fibers[current].place);
@@ -266,9 +267,6 @@ static const char *run_block(bool reverse) {
             if (fibers[i].state == AT_BLOCK)
                 fibers[i].state = READY;
     }
-    for (unsigned i = 0; i < threads; i++)
-        if (*reinterpret_cast<unsigned long long *>(stacks + i * STACK) != CANARY)
-            return report("the stack of the emulated thread is too small for its local arrays", i, 0);
     return nullptr;
 }
 
@@ -289,6 +287,10 @@ static const char *run(void (*how)(const void *, void **), const void *what, con
             return "no memory for the stacks of emulated threads";
         stack_count = threads;
     }
+    for (unsigned i = 0; i < threads; i++)
+        index_of[i] = {i % block[0], i / block[0] % block[1], i / (block[0] * block[1])};
+    for (unsigned i = 0; i < threads; i++)
+        *reinterpret_cast<unsigned long long *>(stacks + i * STACK) = CANARY;
     call = how;
     function = what;
     arguments = args;
@@ -306,6 +308,9 @@ static const char *run(void (*how)(const void *, void **), const void *what, con
             __builtin_memset(dynamic_shared, 0xff, shared);
         error = run_block(reverse);
     }
+    for (unsigned i = 0; i < threads && !error; i++)
+        if (*reinterpret_cast<unsigned long long *>(stacks + i * STACK) != CANARY)
+            error = report("the stack of an emulated thread is too small for its local arrays", i, 0);
     __builtin_free(dynamic_shared);
     dynamic_shared = nullptr;
 #if defined(__SANITIZE_ADDRESS__)

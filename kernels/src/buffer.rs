@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::{Device, DeviceError, Element, element};
 
@@ -122,16 +123,28 @@ impl<T: Element> Buffer<T> {
     ///
     /// # Panics
     /// If the buffers are on different devices.
-    #[allow(unsafe_code, reason = "addresses")]
     pub fn copy_from(&mut self, other: &Self, count: usize) -> Result<(), DeviceError> {
+        self.copy_range(0, other, 0..count)
+    }
+
+    /// Copies a range of another buffer of the same device to the elements from `at` on, after the work that is queued.
+    ///
+    /// # Errors
+    /// As [`copy_from`](Self::copy_from).
+    ///
+    /// # Panics
+    /// As [`copy_from`](Self::copy_from).
+    #[allow(unsafe_code, reason = "addresses")]
+    pub fn copy_range(&mut self, at: usize, other: &Self, range: Range<usize>) -> Result<(), DeviceError> {
         assert!(self.device.is_same(&other.device), "buffers of one device");
-        other.check("copying from", Some(count))?;
-        self.check("copying to", Some(count))?;
-        if count == 0 {
+        other.check("copying from", Some(range.end))?;
+        self.check("copying to", at.checked_add(range.len()))?;
+        if range.is_empty() {
             return Ok(());
         }
+        let place = |address: u64, element: usize| address + (element * size_of::<T>()) as u64;
         // SAFETY: both ranges are within their allocations, which are different ones because `self` is borrowed mutably.
-        unsafe { self.device.backend().copy(self.address, other.address, count * size_of::<T>()) }
+        unsafe { self.device.backend().copy(place(self.address, at), place(other.address, range.start), range.len() * size_of::<T>()) }
     }
 }
 

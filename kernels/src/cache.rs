@@ -1,4 +1,4 @@
-//! Compiled kernels on disk: `TESSERAL_CACHE`, or `tesseral/kernels` in `XDG_CACHE_HOME` or `~/.cache`.
+//! Compiled kernels on disk: `kernels` in `TESSERAL_CACHE`, or in `tesseral` in `XDG_CACHE_HOME` or `~/.cache`, beside models.
 //!
 //! An entry is named by a hash of all that it depends on, and ends with a checksum of itself. It is written under another name and renamed, so
 //! that several processes may share the folder. What is damaged is made anew; a folder that cannot be written is a warning.
@@ -26,10 +26,11 @@ pub(crate) fn key(parts: &[&str]) -> String {
 /// The folder of the cache, which need not be there yet; `None` if nothing says where it could be.
 pub(crate) fn folder() -> Option<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    variable("TESSERAL_CACHE").or_else(|| {
+    let root = variable("TESSERAL_CACHE").or_else(|| {
         let base = variable("XDG_CACHE_HOME").filter(|path| path.is_absolute()).or_else(|| Some(variable("HOME")?.join(".cache")))?;
-        Some(base.join("tesseral").join("kernels"))
-    })
+        Some(base.join("tesseral"))
+    });
+    Some(root?.join("kernels"))
 }
 
 /// The content of an entry without its tail, if it is there and whole.
@@ -88,7 +89,7 @@ mod tests {
         let path = write(folder.path(), &name, content).unwrap();
         assert_eq!(read(folder.path(), &name).as_deref(), Some(content));
         let whole = fs::read(&path).unwrap();
-        for damaged in [&whole[..whole.len() - 1], &whole[1..], &[], &content[..]] {
+        for damaged in [&whole[..whole.len() - 1], &whole[1..], &[], content] {
             fs::write(&path, damaged).unwrap();
             assert_eq!(read(folder.path(), &name), None);
         }

@@ -75,6 +75,11 @@ impl Device {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn emulated_in_order(reverse: bool) -> Result<Self, DeviceError> {
+        Ok(Self(emulator::in_order(reverse)?))
+    }
+
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.0
     }

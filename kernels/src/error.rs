@@ -116,9 +116,9 @@ pub enum DeviceError {
         len: usize,
     },
     /// The device has not enough memory.
-    #[error("out of memory on the device: {needed} bytes are needed, {free} are free")]
+    #[error("out of memory on the device: {} are needed, {free} bytes are free", if *.needed == 0 { "more".to_owned() } else { format!("{} bytes", .needed) })]
     Memory {
-        /// Bytes that were asked for.
+        /// Bytes that were asked for; 0 where the driver needs them for something of its own.
         needed: usize,
         /// Bytes that are free.
         free: usize,

@@ -10,14 +10,24 @@
 mod backend;
 mod buffer;
 mod cache;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod device;
+pub mod edges;
 mod element;
 mod emulator;
 mod error;
+pub mod forces;
+mod grid;
 mod launch;
+pub mod neighbors;
+pub mod nvrtc;
+pub mod pairs;
+pub mod peak;
 pub mod probe;
 mod source;
 pub mod sources;
+pub mod testing;
 
 pub use buffer::Buffer;
 pub use device::{Architecture, Device, Graph, Memory};

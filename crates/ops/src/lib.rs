@@ -10,6 +10,7 @@ pub mod graph;
 pub mod linear;
 pub mod radial;
 pub mod real;
+pub mod rows;
 pub mod runtime;
 pub mod simd;
 pub mod slab;

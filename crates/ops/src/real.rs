@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, DType, Layout, Result, WithDType};
 /// `f32` or `f64`: what a kernel needs of its number type.
 ///
 /// Kernels are generic over it, so that every formula is written once for both precisions.
-pub trait Real: WithDType + num_traits::Float + num_traits::NumAssign + Default + std::iter::Sum {
+pub trait Real: tesseral_kernels::Real + WithDType + num_traits::Float + num_traits::NumAssign + Default + std::iter::Sum {
     /// 1.5·2^(bits of the mantissa): added to a number of moderate size it leaves the nearest integer in the low bits.
     const ROUNDER: Self;
 

@@ -19,8 +19,12 @@ use crate::{Architecture, Args, DeviceError, Launch, Memory, Source};
 const ALIGNMENT: usize = 64;
 
 pub(crate) fn device() -> Result<Arc<dyn Backend>, DeviceError> {
+    in_order(compile::is_set("TESSERAL_EMULATOR_REVERSE"))
+}
+
+/// A device that runs threads forwards or in reverse.
+pub(crate) fn in_order(reverse: bool) -> Result<Arc<dyn Backend>, DeviceError> {
     let compiler = compile::Compiler::find()?;
-    let reverse = compile::is_set("TESSERAL_EMULATOR_REVERSE");
     Ok(Arc::new(Emulated { compiler, reverse, recording: Arc::default() }))
 }
 
@@ -177,17 +181,24 @@ impl Backend for Emulated {
     }
 
     fn end_capture(&self) -> Result<Box<dyn Replay>, DeviceError> {
-        Ok(Box::new(Recorded(lock(&self.recording).take().unwrap_or_default())))
+        let steps = lock(&self.recording).take().unwrap_or_default();
+        Ok(Box::new(Recorded { steps, recording: Arc::clone(&self.recording) }))
     }
 }
 
-struct Recorded(Vec<Step>);
+struct Recorded {
+    steps: Vec<Step>,
+    recording: Recording,
+}
 
 #[allow(unsafe_code, reason = "does what was recorded")]
 impl Replay for Recorded {
     unsafe fn launch(&self) -> Result<(), DeviceError> {
+        if lock(&self.recording).is_some() {
+            return Err(DeviceError::Capture { what: "a graph" });
+        }
         // SAFETY: that of `Graph::launch`.
-        self.0.iter().try_for_each(|step| unsafe { step.run() })
+        self.steps.iter().try_for_each(|step| unsafe { step.run() })
     }
 }
 

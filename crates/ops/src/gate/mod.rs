@@ -10,6 +10,7 @@
 mod activation;
 mod autograd;
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use std::sync::Arc;

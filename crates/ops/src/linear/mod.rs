@@ -9,6 +9,7 @@
 
 mod autograd;
 mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use std::sync::Arc;

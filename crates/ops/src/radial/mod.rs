@@ -6,6 +6,7 @@
 
 mod autograd;
 pub mod cpu;
+pub mod cuda;
 mod jet;
 pub mod reference;
 pub mod spline;

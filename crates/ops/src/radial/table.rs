@@ -35,6 +35,19 @@ pub struct Table<T> {
     data: Vec<T>,
 }
 
+/// A table in plain order, as devices read it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableColumns<T> {
+    /// How many intervals, from 0 on.
+    pub intervals: usize,
+    /// 1/h, 1/Å.
+    pub inverse_spacing: f64,
+    /// How many functions.
+    pub columns: usize,
+    /// `[interval][coefficient][column]`
+    pub data: Vec<T>,
+}
+
 /// c of Σ_k c_k tᵏ on an interval of length `h`, from value, slope and curvature at both ends.
 pub fn hermite(h: f64, [v0, d0, s0]: [f64; 3], [v1, d1, s1]: [f64; 3]) -> [f64; COEFFICIENTS] {
     let (rise, d0, d1, s0, s1) = (v1 - v0, h * d0, h * d1, h * h * s0, h * h * s1);
@@ -137,6 +150,26 @@ impl<T: crate::real::Real> Table<T> {
         let (start, lanes) = self.sections[index];
         let stride = lanes * COEFFICIENTS;
         (&self.data[start..start + self.intervals * stride], stride)
+    }
+
+    /// The coefficients of functions 0 to `columns` in plain order, given the sections the table was made with. Functions that no section has are
+    /// zero.
+    pub fn columns(&self, sections: &[Section], columns: usize) -> TableColumns<T> {
+        let lanes = width::<T>();
+        let mut data = vec![T::zero(); self.intervals * COEFFICIENTS * columns];
+        for (index, section) in sections.iter().enumerate() {
+            let (from, stride) = self.section(index);
+            for (lane, function) in section.iter().enumerate() {
+                let Some(column) = function.map(|f| f as usize) else { continue };
+                let first = lane / lanes * lanes * COEFFICIENTS + lane % lanes;
+                for interval in 0..self.intervals {
+                    for k in 0..COEFFICIENTS {
+                        data[(interval * COEFFICIENTS + k) * columns + column] = from[interval * stride + first + k * lanes];
+                    }
+                }
+            }
+        }
+        TableColumns { intervals: self.intervals, inverse_spacing: self.inverse_spacing, columns, data }
     }
 
     /// Bytes held.

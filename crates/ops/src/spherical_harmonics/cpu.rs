@@ -19,24 +19,24 @@ type Lanes<T> = [T; LANES];
 
 /// The derivatives of one harmonic: ∂x = `c0·Y[t0] + c1·Y[t1]`, ∂y = `c2·Y[t2]`, ∂z = `c3·Y[t3] + c4·Y[t4]`.
 #[derive(Clone, Copy)]
-struct Ladder<T> {
-    to: [usize; 5],
-    coefficient: [T; 5],
+pub(super) struct Ladder<T> {
+    pub(super) to: [usize; 5],
+    pub(super) coefficient: [T; 5],
 }
 
 /// Constants of the recursions for one `lmax`.
-struct Tables<T> {
+pub(super) struct Tables<T> {
     lmax: usize,
     /// F_mm.
-    diagonal: Vec<T>,
+    pub(super) diagonal: Vec<T>,
     /// (a_lm, b_lm) for m = 0.., l = m+1..=lmax.
-    recursion: Vec<(T, T)>,
+    pub(super) recursion: Vec<(T, T)>,
     /// One for each harmonic of degree 1 and up, in order.
-    ladder: Vec<Ladder<T>>,
+    pub(super) ladder: Vec<Ladder<T>>,
 }
 
 impl<T: Real> Tables<T> {
-    fn new(lmax: usize) -> Self {
+    pub(super) fn new(lmax: usize) -> Self {
         let norm = |l: usize| ((2 * l + 1) as f64).sqrt();
         let (mut diagonal, mut recursion) = (Vec::new(), Vec::new());
         // P_mm = (2m-1)!!/√((2m)!) of the definitions, times √2 for m > 0 and the component normalisation.

@@ -15,6 +15,7 @@
 
 mod autograd;
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use candle_core::{Result, Tensor};

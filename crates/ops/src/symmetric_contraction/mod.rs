@@ -20,6 +20,7 @@
 mod autograd;
 mod basis;
 pub mod cpu;
+pub mod cuda;
 mod product_tree;
 pub mod reference;
 pub mod sparse;

@@ -13,6 +13,7 @@
 
 mod autograd;
 mod cpu;
+pub mod cuda;
 mod edges;
 mod plan;
 pub mod reference;
