@@ -21,14 +21,14 @@ from ase.io import write
 from systems import system
 
 HERE = Path(__file__).resolve().parent
-PEERS = {"mace": ["mace-torch", "symmetrix"], "sevennet": ["sevenn"]}
+PEERS = {"mace": ["mace-torch", "symmetrix", "mace-cueq", "mace-oeq"], "sevennet": ["sevenn", "sevenn-cueq", "sevenn-oeq", "sevenn-flash"]}
 REFERENCE = {"mace": "mace-torch", "sevennet": "sevenn"}
 
 
-def run_peer(peer: str, model: str, dtype: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
+def run_peer(peer: str, model: str, dtype: str, threads: int, reps: int, files: list[Path], device: str = "cpu") -> dict[str, dict]:
     """Records by system; empty, with the end of the error text on stderr, where the peer fails."""
-    environment = dict(os.environ, PYTHONWARNINGS="ignore")
-    if peer == "sevenn":
+    environment = dict(os.environ, PYTHONWARNINGS="ignore", PEERS_DEVICE=device)
+    if peer.startswith("sevenn"):
         environment["PYTHONPATH"] = os.pathsep.join([str(Path(sys.prefix) / "e3nn-new"), environment.get("TESSERAL_E3NN_NEW", "")])
     command = [sys.executable, str(HERE / "contender.py"), peer, model, dtype, str(threads), str(reps), *map(str, files)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -38,7 +38,7 @@ def run_peer(peer: str, model: str, dtype: str, threads: int, reps: int, files: 
     return {r["system"]: r for r in records}
 
 
-def run_tesseral(model: str, dtype: str, threads: int, reps: int, files: list[Path]) -> dict[str, dict]:
+def run_tesseral(model: str, dtype: str, threads: int, reps: int, files: list[Path], device: str) -> dict[str, dict]:
     """The same records: forces from `tesseral evaluate --json`, times from `tesseral bench --json`, which moves the atoms as the others' loop does.
 
     The neighbour list is kept within a skin, as symmetrix keeps its own. One process per structure.
@@ -47,8 +47,8 @@ def run_tesseral(model: str, dtype: str, threads: int, reps: int, files: list[Pa
     head = ["--head", modal] if modal else []
     records = {}
     for file in files:
-        forces = tesseral(["evaluate", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], *head], threads)
-        times = tesseral(["bench", "--structure", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], "--steps", str(max(reps, 1)), *head], threads)
+        forces = tesseral(["evaluate", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], "--device", device, *head], threads)
+        times = tesseral(["bench", "--structure", str(file), "-m", path, "--json", "--dtype", DTYPES[dtype], "--steps", str(max(reps, 1)), "--device", device, *head], threads)
         if forces is None or times is None:
             continue
         atoms = len(forces["forces"])
@@ -63,7 +63,10 @@ DTYPES = {"float32": "f32", "float64": "f64"}
 
 
 def tesseral(arguments: list[str], threads: int) -> dict | None:
-    command = ["cargo", "run", "--release", "--quiet", "--", *arguments, "--threads", str(threads)]
+    cuda = ["--features", "cuda"] if "cuda" in arguments else []
+    # A binary that was built elsewhere, or the one of this tree.
+    program = [os.environ["TESSERAL"]] if "TESSERAL" in os.environ else ["cargo", "run", "--release", "--quiet", *cuda, "--"]
+    command = [*program, *arguments, "--threads", str(threads)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(f"tesseral {arguments[0]} failed: {done.stderr.strip()[-600:]}", file=sys.stderr)
@@ -120,6 +123,7 @@ def main() -> None:
     parser.add_argument("--sevennet", action="append", default=[], metavar="FILE.pth[@MODAL]", help="a SevenNet checkpoint, or a folder name of sevenn/pretrained_potentials; repeatable")
     parser.add_argument("--systems", default="si64,si216,nacl216,water192")
     parser.add_argument("--contenders", default="tesseral,mace-torch,symmetrix,sevenn")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--reps", type=int, default=3)
@@ -136,7 +140,7 @@ def main() -> None:
         files.append(args.out.resolve() / f"{name}.xyz")
         write(files[-1], system(name), format="extxyz")
     wanted = args.contenders.split(",")
-    print(f"load {os.getloadavg()[0]:.1f}, {args.threads} threads, best of {args.reps} in each of {args.rounds} rounds, {args.dtype}, energy + forces + stress")
+    print(f"load {os.getloadavg()[0]:.1f}, {args.threads} threads, best of {args.reps} in each of {args.rounds} rounds, {args.dtype}, {args.device}, energy + forces + stress")
 
     everything = []
     for family, model in [("mace", m) for m in args.mace] + [("sevennet", m) for m in args.sevennet]:
@@ -151,12 +155,12 @@ def main() -> None:
         for _ in range(args.rounds):
             for contender in wanted:
                 if contender == "tesseral":
-                    rounds.setdefault(contender, []).append(run_tesseral(model, args.dtype, args.threads, args.reps, files))
+                    rounds.setdefault(contender, []).append(run_tesseral(model, args.dtype, args.threads, args.reps, files, args.device))
                 elif contender in PEERS[family]:
-                    rounds.setdefault(contender, []).append(run_peer(contender, model, args.dtype, args.threads, args.reps, files))
+                    rounds.setdefault(contender, []).append(run_peer(contender, model, args.dtype, args.threads, args.reps, files, args.device))
         results = {contender: best(records) for contender, records in rounds.items()}
         table(family, model, results, reference, systems)
-        everything.append({"family": family, "model": Path(model).name, "dtype": args.dtype, "threads": args.threads, "load": os.getloadavg()[0],
+        everything.append({"family": family, "model": Path(model).name, "dtype": args.dtype, "threads": args.threads, "device": args.device, "load": os.getloadavg()[0],
             "results": {c: {s: {k: v for k, v in r.items() if k != "forces"} for s, r in records.items()} for c, records in results.items()}})
     (args.out / "results.json").write_text(json.dumps(everything, indent=1) + "\n")
     print(f"\nload {os.getloadavg()[0]:.1f}; written: {args.out / 'results.json'}")

@@ -2,7 +2,8 @@
 
     python contender.py PEER MODEL DTYPE THREADS REPS FILE.xyz ...
 
-PEER: mace-torch, sevenn or symmetrix. Each timed call moves every atom by about 5e-3 A, as molecular dynamics does, and includes the neighbour
+PEER: mace-torch, sevenn or symmetrix; on a GPU (PEERS_DEVICE=cuda) also mace-cueq, mace-oeq, sevenn-cueq, sevenn-oeq and sevenn-flash, with the kernels
+of cuEquivariance, OpenEquivariance and FlashTP. Each timed call moves every atom by about 5e-3 A, as molecular dynamics does, and includes the neighbour
 list. DTYPE float64 with REPS 0 gives the reference forces.
 """
 
@@ -12,6 +13,9 @@ import os
 import sys
 
 PEER, MODEL, DTYPE, THREADS, REPS = sys.argv[1:6]
+DEVICE = os.environ.get("PEERS_DEVICE", "cpu")
+# What a peer is called with the kernels of others, and the argument that asks for them.
+KERNELS = {"cueq": "enable_cueq", "oeq": "enable_oeq", "flash": "enable_flash"}
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[variable] = THREADS
 
@@ -27,6 +31,11 @@ import numpy as np
 from ase.io import read
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "golden"))
+
+
+def accelerated() -> dict:
+    kernels = PEER.partition("-")[2]
+    return {KERNELS[kernels]: True} if kernels in KERNELS else {}
 
 
 def mace_torch():
@@ -46,7 +55,7 @@ def mace_torch():
     for p in model.parameters():
         p.requires_grad_(False)
     head = {"head": model.heads[0]} if len(model.heads) > 1 else {}
-    return MACECalculator(models=[model], device="cpu", default_dtype=DTYPE, **head)
+    return MACECalculator(models=[model.to(DEVICE)], device=DEVICE, default_dtype=DTYPE, **head, **accelerated())
 
 
 def sevenn():
@@ -61,7 +70,7 @@ def sevenn():
         return SevenNetEvaluator(path, modal or None)
     from sevenn.calculator import SevenNetCalculator
 
-    calculator = SevenNetCalculator(path, device="cpu", modal=modal or None)
+    calculator = SevenNetCalculator(path, device=DEVICE, modal=modal or None, **accelerated())
     for p in calculator.model.parameters():
         p.requires_grad_(False)
     return calculator
@@ -75,7 +84,7 @@ def symmetrix():
 
 def main() -> None:
     started = time.perf_counter()
-    calculator = {"mace-torch": mace_torch, "sevenn": sevenn, "symmetrix": symmetrix}[PEER]()
+    calculator = {"mace": mace_torch, "sevenn": sevenn, "symmetrix": symmetrix}[PEER.partition("-")[0]]()
     load_seconds = time.perf_counter() - started
     for path in sys.argv[6:]:
         start = read(path)
@@ -103,6 +112,10 @@ def main() -> None:
             t, c = time.perf_counter(), time.process_time()
             evaluate()
             if repetition:  # the first one still compiles
+                if DEVICE != "cpu":
+                    import torch
+
+                    torch.cuda.synchronize()
                 wall.append(time.perf_counter() - t)
                 cpu.append(time.process_time() - c)
         record = {

@@ -15,9 +15,9 @@ pub struct Golden {
     pub frames: Vec<Structure>,
 }
 
-/// The folder of golden models.
+/// The folder of golden models: that of the repository, or `TESSERAL_GOLDEN`, for test programs that run elsewhere.
 pub fn golden_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+    std::env::var_os("TESSERAL_GOLDEN").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("golden"), PathBuf::from)
 }
 
 /// A gzipped file written out for readers that want a path; others as they are.

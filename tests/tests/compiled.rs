@@ -45,6 +45,10 @@ impl Deviation {
     }
 }
 
+fn one<T: HasSlabs>(compiled: &Compiled<T>, structure: &Structure) -> Result<Evaluation, InferError> {
+    compiled.evaluate(std::slice::from_ref(structure)).remove(0)
+}
+
 fn differentiable(model: &Model, structure: &Structure, head: u32) -> Evaluation {
     let prepared = model.prepare(structure).unwrap();
     let batch = model.batch(&[&prepared], &[structure], head).unwrap();
@@ -60,9 +64,9 @@ fn deviation<T: HasSlabs>(
 ) -> Result<Deviation, InferError> {
     let mut worst = Deviation::default();
     for head in 0..heads {
-        let compiled = Compiled::<T>::new(artifact, head, exact, None)?;
+        let compiled = Compiled::<T>::new(artifact, head, exact, None, &[])?;
         for frame in frames {
-            worst.add(&compiled.evaluate(frame, true)?, &differentiable(model, frame, head));
+            worst.add(&one(&compiled, frame)?, &differentiable(model, frame, head));
         }
     }
     Ok(worst)
@@ -174,13 +178,13 @@ fn short_memory_changes_no_bit() {
     let mace = golden("mace").into_iter().find(|g| g.name.ends_with("density_residual_both_edge_irreps")).unwrap();
     let of_mace = [mace.artifact.header().elements()[0], *mace.artifact.header().elements().last().unwrap()];
     for (artifact, structure) in [(built_in(), crystal(2, 5.64, [11, 17])), (mace.artifact, crystal(2, 5.0, of_mace))] {
-        let ample = Compiled::<f32>::new(&artifact, 0, false, None).unwrap();
+        let ample = Compiled::<f32>::new(&artifact, 0, false, None, &[]).unwrap();
         let plan = ample.memory(&structure, 0.0);
         assert!(plan.least < plan.bytes, "{plan:?}");
-        let short = Compiled::<f32>::new(&artifact, 0, false, Some((plan.least + plan.bytes) / 2)).unwrap();
-        assert_eq!(ample.evaluate(&structure, true).unwrap(), short.evaluate(&structure, true).unwrap());
-        let too_short = Compiled::<f32>::new(&artifact, 0, false, Some(plan.least / 2)).unwrap();
-        match too_short.evaluate(&structure, true) {
+        let short = Compiled::<f32>::new(&artifact, 0, false, Some((plan.least + plan.bytes) / 2), &[]).unwrap();
+        assert_eq!(one(&ample, &structure).unwrap(), one(&short, &structure).unwrap());
+        let too_short = Compiled::<f32>::new(&artifact, 0, false, Some(plan.least / 2), &[]).unwrap();
+        match one(&too_short, &structure) {
             Err(InferError::Memory { needed, limit, .. }) => assert!(needed == plan.least && limit == plan.least / 2),
             other => panic!("{other:?}"),
         }
@@ -190,7 +194,7 @@ fn short_memory_changes_no_bit() {
 #[test]
 fn steps_with_a_skin_are_what_single_evaluations_are() {
     let (artifact, start) = (built_in(), crystal(2, 5.64, [11, 17]));
-    let compiled = Compiled::<f64>::new(&artifact, 0, false, None).unwrap();
+    let compiled = Compiled::<f64>::new(&artifact, 0, false, None, &[]).unwrap();
     let mut stepper = compiled.stepper();
     let mut random = tesseral_testkit::Random::new(3);
     let mut structure = start.clone();
@@ -204,7 +208,7 @@ fn steps_with_a_skin_are_what_single_evaluations_are() {
         if step == 6 {
             structure.numbers[0] = 19;
         }
-        let (got, want) = (stepper.evaluate(&structure, 0.4).unwrap(), compiled.evaluate(&structure, true).unwrap());
+        let (got, want) = (stepper.evaluate(&structure, 0.4).unwrap(), one(&compiled, &structure).unwrap());
         let mut deviation = Deviation::default();
         deviation.add(&got, &want);
         assert!(deviation.worst() < 1e-12, "step {step}: {deviation:?}");
@@ -214,14 +218,14 @@ fn steps_with_a_skin_are_what_single_evaluations_are() {
 #[test]
 fn forces_from_tables_are_derivatives() {
     let structure = crystal(1, 5.64, [11, 17]);
-    let compiled = Compiled::<f64>::new(&built_in(), 0, false, None).unwrap();
-    let forces = compiled.evaluate(&structure, true).unwrap().forces;
+    let compiled = Compiled::<f64>::new(&built_in(), 0, false, None, &[]).unwrap();
+    let forces = one(&compiled, &structure).unwrap().forces;
     for atom in 0..structure.len() {
         for axis in 0..3 {
             let slope = tesseral_testkit::slope(1e-3, |delta| {
                 let mut moved = structure.clone();
                 moved.positions[atom][axis] += delta;
-                compiled.evaluate(&moved, true).unwrap().energy
+                one(&compiled, &moved).unwrap().energy
             });
             assert!((slope + forces[atom][axis]).abs() < 1e-7, "atom {atom}, axis {axis}: {slope} and {}", forces[atom][axis]);
         }
@@ -234,7 +238,9 @@ fn drift<T: HasSlabs>(structure: &Structure, kelvin: f64, steps: usize) -> (f64,
     /// Acceleration in Å/fs² of 1 eV/Å on 1 u.
     const ACCELERATION: f64 = 9.648_533_212e-3;
     const BOLTZMANN: f64 = 8.617_333_262e-5;
-    let compiled = Compiled::<T>::new(&built_in(), 0, false, None).unwrap();
+    // On a device, if one is named.
+    let device = std::env::var_os("TESSERAL_TEST_DEVICE").and_then(|_| tesseral_kernels::testing::device());
+    let compiled = Compiled::<T>::new(&built_in(), 0, false, None, device.as_slice()).unwrap();
     let mut stepper = compiled.stepper();
     let mut structure = structure.clone();
     let n = structure.len();

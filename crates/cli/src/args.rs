@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use tesseral_infer::DeviceChoice;
 
 /// Energies, forces and stresses from equivariant interatomic potentials
 #[derive(Debug, Parser)]
@@ -126,8 +127,18 @@ pub(crate) enum EngineArg {
     Differentiable,
 }
 
-#[derive(Debug, Clone, Copy, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DeviceArgs {
+    /// Where to compute: cpu, cuda, cuda:N, cuda:N,M (many structures on several), auto (the first CUDA device, or else the CPU), or emulated (the CUDA
+    /// kernels thread by thread on the CPU, to check them)
+    #[arg(long, value_name = "DEVICE", default_value_t, env = "TESSERAL_DEVICE")]
+    pub(crate) device: DeviceChoice,
+}
+
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct EngineArgs {
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// What computes
     #[arg(long, value_enum, default_value_t)]
     pub(crate) engine: EngineArg,
@@ -246,6 +257,8 @@ pub(crate) struct BenchArgs {
     /// Precision of the computation
     #[arg(long, value_enum, default_value_t)]
     pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) device: DeviceArgs,
     /// Evaluate radial networks for every edge instead of reading tables of them
     #[arg(long)]
     pub(crate) exact_radial: bool,

@@ -19,7 +19,8 @@ pub(crate) fn start(global: &GlobalArgs) {
     progress::set_quiet(global.quiet);
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        // What `--device auto` has chosen is said without being asked.
+        (false, 0) => "warn,tesseral_infer::device=info",
         (false, 1) => "info,tesseral=info",
         (false, 2) => "debug",
         (false, _) => "trace",

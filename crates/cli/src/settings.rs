@@ -43,7 +43,7 @@ pub(crate) fn manifest() -> Result<Manifest> {
 }
 
 /// A potential ready to evaluate.
-pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg, engine: EngineArgs) -> Result<Potential> {
+pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg, engine: &EngineArgs) -> Result<Potential> {
     let dtype = match dtype {
         DtypeArg::F32 => Dtype::F32,
         DtypeArg::F64 => Dtype::F64,
@@ -53,11 +53,11 @@ pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg,
         return Err(Hinted::new(message).usage().into());
     }
     let memory = engine.memory.or_else(available_memory);
-    let engine = match engine.engine {
+    let kind = match engine.engine {
         EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
         EngineArg::Differentiable => Engine::Differentiable,
     };
-    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine, memory })?)
+    Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine: kind, memory, device: engine.device.device.clone() })?)
 }
 
 /// Bytes that programs can still get, where the system tells.

@@ -44,6 +44,18 @@ pub enum InferError {
         /// Bytes that may be used.
         limit: usize,
     },
+    /// A device cannot be had, or failed.
+    #[error(transparent)]
+    Device(#[from] tesseral_kernels::DeviceError),
+    /// What was asked for has no form on devices.
+    #[error("{what} cannot be computed on a device")]
+    NotOnDevice {
+        /// Which part.
+        what: &'static str,
+    },
+    /// A device cannot hold a neighbour list.
+    #[error(transparent)]
+    DeviceList(#[from] tesseral_kernels::neighbors::ListError),
     /// A calculator was asked of the differentiable engine.
     #[error("the differentiable engine keeps nothing between steps")]
     NotStepped,
@@ -67,6 +79,10 @@ impl InferError {
             ),
             Self::NotCompiled { .. } => Some("evaluate it with `--engine differentiable`".into()),
             Self::Memory { .. } => Some("raise --memory, use --dtype f32, or cut the structure into parts".into()),
+            Self::Device(e) => e.hint().map(Into::into),
+            Self::NotOnDevice { .. } => Some("compute it with `--device cpu`".into()),
+            Self::DeviceList(tesseral_kernels::neighbors::ListError::Device(e)) => e.hint().map(Into::into),
+            Self::DeviceList(_) => Some("cut the structure into parts, or compute it with `--device cpu`".into()),
             Self::Structure(_) | Self::NoAtoms | Self::Table { .. } | Self::NotStepped => None,
         }
     }

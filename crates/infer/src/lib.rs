@@ -5,6 +5,7 @@
 
 mod calculator;
 pub mod compiled;
+pub mod device;
 pub mod error;
 pub mod machine;
 pub mod metrics;
@@ -12,6 +13,7 @@ pub mod potential;
 pub mod verify;
 
 pub use calculator::Calculator;
+pub use device::DeviceChoice;
 pub use error::InferError;
 pub use potential::{Dtype, Engine, Options, Potential};
 pub use tesseral_ops::runtime::prepare_evaluation;

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use rayon::prelude::*;
+use tesseral_kernels::{Device, peak};
 use tesseral_ops::slab::{HasSlabs, InstructionSet, Slab, SlabKernel, dispatch, width};
+
+use crate::InferError;
 
 /// Multiply-adds of one measurement and thread, in slabs.
 const ROUNDS: usize = 2_000_000;
@@ -71,6 +74,22 @@ pub fn copy_bandwidth() -> f64 {
             (2 * 8 * threads * COPIED) as f64 / start.elapsed().as_secs_f64()
         })
         .fold(0.0, f64::max)
+}
+
+/// As [`peak_flops`], of a device.
+///
+/// # Errors
+/// If it fails.
+pub fn device_peak_flops<T: HasSlabs>(device: &Device) -> Result<f64, InferError> {
+    Ok(peak::flops::<T>(device)?)
+}
+
+/// As [`copy_bandwidth`], of a device.
+///
+/// # Errors
+/// If it fails.
+pub fn device_copy_bandwidth(device: &Device) -> Result<f64, InferError> {
+    Ok(peak::copy_bandwidth(device)?)
 }
 
 /// The instruction set that kernels run with.

@@ -8,6 +8,7 @@ use tesseral_potentials::{Artifact, Evaluation, Header, Model};
 
 use crate::calculator::{AnyStepper, Calculator};
 use crate::compiled::{Compiled, MemoryPlan};
+use crate::device::DeviceChoice;
 use crate::error::InferError;
 
 /// Precision of the computation. Geometry, energy sums and forces of atoms are in f64 always.
@@ -49,13 +50,12 @@ pub struct Options {
     pub engine: Engine,
     /// Bytes that the compiled engine may use for what grows with a structure; without, as many as it takes.
     pub memory: Option<usize>,
+    /// Where the compiled engine computes.
+    pub device: DeviceChoice,
 }
 
 /// Edges that the differentiable engine evaluates together: enough to keep all threads busy, little enough that memory stays small.
 const BATCH_EDGES: usize = 40_000;
-
-/// Structures with fewer atoms than this are compiled engines' work for one thread each, if there are many.
-const SMALL: usize = 4096;
 
 enum Network {
     Differentiable(Box<Model>),
@@ -68,6 +68,7 @@ pub struct Potential {
     header: Header,
     network: Network,
     head: u32,
+    devices: Vec<tesseral_kernels::Device>,
 }
 
 impl Potential {
@@ -77,24 +78,33 @@ impl Potential {
     /// If the artifact is damaged, there is no such head, or the architecture has no compiled form ([`InferError::NotCompiled`]).
     pub fn new(artifact: &Artifact, options: &Options) -> Result<Self, InferError> {
         let head = tesseral_potentials::model::head_index(artifact.header(), options.head.as_deref())?;
+        if options.engine == Engine::Differentiable && options.device != DeviceChoice::Cpu {
+            return Err(InferError::NotOnDevice { what: "the differentiable engine" });
+        }
+        let devices = options.device.open()?;
         let network = match (options.engine, options.dtype) {
             (Engine::Differentiable, dtype) => {
                 let dtype = if dtype == Dtype::F32 { DType::F32 } else { DType::F64 };
                 Network::Differentiable(Box::new(Model::load(artifact, dtype, &Device::Cpu)?))
             }
             (Engine::Compiled { exact_radial }, Dtype::F32) => {
-                Network::Single(Compiled::new(artifact, head, exact_radial, options.memory)?)
+                Network::Single(Compiled::new(artifact, head, exact_radial, options.memory, &devices)?)
             }
             (Engine::Compiled { exact_radial }, Dtype::F64) => {
-                Network::Double(Compiled::new(artifact, head, exact_radial, options.memory)?)
+                Network::Double(Compiled::new(artifact, head, exact_radial, options.memory, &devices)?)
             }
         };
-        Ok(Self { header: artifact.header().clone(), network, head })
+        Ok(Self { header: artifact.header().clone(), network, head, devices })
     }
 
     /// What the artifact says about itself.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The devices that compute, none for the CPU; calculators use the first.
+    pub fn devices(&self) -> &[tesseral_kernels::Device] {
+        &self.devices
     }
 
     /// A rough measure of the work for a structure: atoms and edges, from its density, without listing neighbours.
@@ -112,8 +122,8 @@ impl Potential {
     pub fn evaluate(&self, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
         match &self.network {
             Network::Differentiable(model) => self.evaluate_batched(model, structures),
-            Network::Single(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
-            Network::Double(compiled) => evaluate_each(structures, |s, parallel| compiled.evaluate(s, parallel)),
+            Network::Single(compiled) => compiled.evaluate(structures),
+            Network::Double(compiled) => compiled.evaluate(structures),
         }
     }
 
@@ -202,19 +212,6 @@ pub(crate) fn check(structure: &Structure) -> Result<(), InferError> {
         return Err(InferError::NoAtoms);
     }
     Ok(structure.validate_numbers()?)
-}
-
-/// Many small structures get a thread each; large ones all threads, one after another. The results are the same either way.
-fn evaluate_each(
-    structures: &[Structure],
-    evaluate: impl Fn(&Structure, bool) -> Result<Evaluation, InferError> + Sync,
-) -> Vec<Result<Evaluation, InferError>> {
-    let one = |s: &Structure, parallel| check(s).and_then(|()| evaluate(s, parallel)).and_then(|e| finite(&e).map(|()| e));
-    if structures.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) {
-        structures.par_iter().with_max_len(1).map(|s| one(s, false)).collect()
-    } else {
-        structures.iter().map(|s| one(s, true)).collect()
-    }
 }
 
 pub(crate) fn finite(evaluation: &Evaluation) -> Result<(), InferError> {

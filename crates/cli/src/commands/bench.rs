@@ -51,6 +51,7 @@ struct BenchJson {
     load_seconds: f64,
     first_step_seconds: f64,
     machine: String,
+    device: String,
     threads: usize,
     instruction_set: &'static str,
     version: &'static str,
@@ -63,8 +64,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Outcome> {
     }
     let start = Instant::now();
     let artifact = settings::artifact(args.model.model.as_deref())?;
-    let engine = EngineArgs { exact_radial: args.exact_radial, ..EngineArgs::default() };
-    let potential = settings::potential(&artifact, &args.model, args.dtype, engine)?;
+    let engine = EngineArgs { exact_radial: args.exact_radial, device: args.device.clone(), ..EngineArgs::default() };
+    let potential = settings::potential(&artifact, &args.model, args.dtype, &engine)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (name, structure) = structure(args, potential.header().elements())?;
     let mut calculator = potential.calculator(args.skin)?;
@@ -87,8 +88,15 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Outcome> {
     let mut seconds = (0..args.steps.get()).map(|_| step(&mut calculator)).collect::<Result<Vec<f64>>>()?;
     let stages = calculator.take_stages();
     // Right after the steps: the rates of shared machines drift.
-    let peak = if args.dtype == DtypeArg::F32 { machine::peak_flops::<f32>() } else { machine::peak_flops::<f64>() };
-    let copy = machine::copy_bandwidth();
+    let single = args.dtype == DtypeArg::F32;
+    let device = potential.devices().first();
+    let peak = match device {
+        Some(device) if single => machine::device_peak_flops::<f32>(device)?,
+        Some(device) => machine::device_peak_flops::<f64>(device)?,
+        None if single => machine::peak_flops::<f32>(),
+        None => machine::peak_flops::<f64>(),
+    };
+    let copy = device.map_or_else(|| Ok(machine::copy_bandwidth()), machine::device_copy_bandwidth)?;
     seconds.sort_by(f64::total_cmp);
     let (best, median) = (seconds[0], seconds[seconds.len() / 2]);
     let atoms = structure.len() as f64;
@@ -118,6 +126,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Outcome> {
         load_seconds,
         first_step_seconds,
         machine: processor(),
+        device: device.map_or_else(|| "cpu".to_owned(), |device| device.name().to_owned()),
         threads: rayon::current_num_threads(),
         instruction_set: machine::instruction_set(),
         version: env!("CARGO_PKG_VERSION"),
@@ -139,10 +148,12 @@ fn table(r: &BenchJson, output: &mut Output) {
         r.model, r.structure, r.atoms, r.neighbors_per_atom
     ));
     let exact = if r.exact_radial { ", exact radial functions" } else { "" };
-    output.line(format_args!(
-        "{DIM}{}, {} threads, {}, {}{exact}; tesseral {} ({}){DIM:#}",
-        r.machine, r.threads, r.instruction_set, r.dtype, r.version, r.commit
-    ));
+    let place = if r.device == "cpu" {
+        format!("{}, {} threads, {}", r.machine, r.threads, r.instruction_set)
+    } else {
+        format!("{}, with {}", r.device, r.machine)
+    };
+    output.line(format_args!("{DIM}{place}, {}{exact}; tesseral {} ({}){DIM:#}", r.dtype, r.version, r.commit));
     output.line(format_args!(""));
     output.line(format_args!("{:<22}{:>10.2} µs/atom   median {:.2}, best of {}", "step", r.us_per_atom, r.us_per_atom_median, r.steps));
     output.line(format_args!(

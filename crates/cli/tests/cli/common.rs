@@ -29,7 +29,9 @@ impl Sandbox {
     pub(crate) fn tesseral(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tesseral"));
         command.current_dir(self.folder.path()).args(args);
-        for variable in ["TESSERAL_MODEL", "TESSERAL_MANIFEST", "TESSERAL_LOG", "TESSERAL_THREADS", "CLICOLOR_FORCE", "NO_COLOR"] {
+        for variable in
+            ["TESSERAL_DEVICE", "TESSERAL_MODEL", "TESSERAL_MANIFEST", "TESSERAL_LOG", "TESSERAL_THREADS", "CLICOLOR_FORCE", "NO_COLOR"]
+        {
             command.env_remove(variable);
         }
         command.env("TESSERAL_CACHE", self.path("cache"));

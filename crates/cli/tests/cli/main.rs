@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
 mod common;
+mod device;
 mod evaluate;
 mod fetch;
 mod hostile;

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use rayon::prelude::*;
 use tesseral_ops::radial::table::Table;
 use tesseral_ops::slab::HasSlabs;
-use tesseral_ops::tensor_product::slabs::SlabPlan;
+use tesseral_ops::tensor_product::{TensorProductSpec, slabs::SlabPlan};
 
 use super::radial::{Jets, Pair, RadialBasis, RadialFunctions};
 
@@ -218,6 +218,8 @@ impl<T: HasSlabs> Radial<T> {
 
 /// A convolution of a model.
 pub(super) struct Convolution<T> {
+    /// Its paths, in the unpadded layout.
+    pub(super) spec: TensorProductSpec,
     pub(super) plan: SlabPlan<T>,
     /// Whether the features of the neighbours are part of the tables.
     pub(super) unit: bool,

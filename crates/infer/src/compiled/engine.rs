@@ -12,6 +12,7 @@ use tesseral_potentials::batch::species_of;
 use super::convolution::Convolution;
 use super::geometry::Positions;
 use super::linear::Group;
+use super::listed::Listed;
 use super::node::read;
 use super::passes::{Above, LayerTables, Pool, Shared, TablesOf, Task};
 use super::plan::{Plan, scale_rows};
@@ -23,16 +24,6 @@ use crate::InferError;
 
 /// Atoms of a domain where radial functions are evaluated exactly, which takes room for every edge.
 const EXACT_DOMAIN: usize = 8;
-
-/// What a structure was listed with.
-struct Listed {
-    numbers: Vec<u8>,
-    pbc: [bool; 3],
-    cell: [[f64; 3]; 3],
-    /// In the user's order.
-    positions: Vec<[f64; 3]>,
-    skin: f64,
-}
 
 /// The state of one structure between steps.
 pub(super) struct Session<T: 'static> {
@@ -183,22 +174,8 @@ impl<T: HasSlabs> Session<T> {
 
     /// Whether the list of neighbours still holds all pairs within the cutoff.
     fn is_current(&self, structure: &Structure, skin: f64) -> bool {
-        let Some(listed) = &self.listed else { return false };
-        if listed.skin != skin
-            || listed.pbc != structure.pbc
-            || listed.cell != structure.cell.vectors
-            || listed.numbers != structure.numbers
-            || !self.field_energies.is_empty()
-            || self.plan.initial.fields.is_some()
-        {
-            return false;
-        }
-        let limit = 0.25 * skin * skin;
-        listed.positions.iter().zip(&structure.positions).all(|(a, b)| {
-            let moved: f64 = (0..3).map(|x| (a[x] - b[x]) * (a[x] - b[x])).sum();
-            // An unmoved atom is within any skin; NaN is within none.
-            moved < limit || moved == 0.0
-        })
+        // Embedded fields may change without anything moving.
+        self.plan.initial.fields.is_none() && self.listed.as_ref().is_some_and(|listed| listed.holds(structure, skin))
     }
 
     /// Lists neighbours and makes tables, buffers and constants for a structure.
@@ -277,13 +254,7 @@ impl<T: HasSlabs> Session<T> {
             self.setting.of_atom = topology.species.clone();
         }
         self.resize(n, structure.len());
-        self.listed = Some(Listed {
-            numbers: structure.numbers.clone(),
-            pbc: structure.pbc,
-            cell: structure.cell.vectors,
-            positions: structure.positions.clone(),
-            skin,
-        });
+        self.listed = Some(Listed::new(structure, skin));
         Ok(())
     }
 
@@ -516,9 +487,9 @@ impl<T: HasSlabs> Session<T> {
             + self.energies.capacity() * 8 * 2
     }
 
-    /// Edges within the cutoff at the last positions.
-    pub(super) fn num_edges(&self) -> usize {
-        let Some(listed) = &self.listed else { return 0 };
+    /// Atoms, and edges within the cutoff at the last positions.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let Some(listed) = &self.listed else { return (0, 0) };
         let at = self.setting.at(&listed.cell);
         let of_domain = |domain: &Domain| {
             self.pool.with(&self.plan, |work| {
@@ -526,7 +497,7 @@ impl<T: HasSlabs> Session<T> {
                 work.geometry.num_edges()
             })
         };
-        self.setting.topology.domains.iter().map(of_domain).sum()
+        (self.setting.topology.num_atoms(), self.setting.topology.domains.iter().map(of_domain).sum())
     }
 
     /// Seconds of each stage since the last call.
@@ -538,11 +509,6 @@ impl<T: HasSlabs> Session<T> {
             }
         }
         Stage::ALL.into_iter().zip(seconds).collect()
-    }
-
-    /// As [`Plan::flops`], for the last structure.
-    pub(super) fn flops(&self) -> f64 {
-        self.plan.flops(self.setting.topology.num_atoms(), self.num_edges())
     }
 }
 

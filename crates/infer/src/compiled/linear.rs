@@ -30,13 +30,23 @@ struct Part<T> {
     later: bool,
 }
 
+/// A map as the checkpoint gives it, in the unpadded layout: what devices make theirs from.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) spec: LinearSpec,
+    /// `[1 or Z, weight_numel]`
+    pub(super) flat: Vec<f64>,
+    /// Multiplies all weights.
+    pub(super) factor: f64,
+    /// Added to each row, `[dim_out]`; empty if there is none.
+    pub(super) bias: Vec<f64>,
+}
+
 /// A linear map between two shapes.
 #[derive(Debug)]
 pub(super) struct Linear<T> {
     parts: Vec<Part<T>>,
-    /// Flat weights, `[1 or Z, numel]`.
-    flat: Vec<f64>,
-    numel: usize,
+    given: Given,
     from: Shape,
     to: Shape,
     /// Added to scalars, padded: block and values.
@@ -66,7 +76,8 @@ impl<T: HasSlabs> Linear<T> {
             });
         }
         let untouched = (0..to.blocks().len()).filter(|b| !parts.iter().any(|p| p.to == *b)).collect();
-        Self { parts, flat, numel: spec.weight_numel, from: from.clone(), to: to.clone(), bias: None, untouched }
+        let given = Given { spec: spec.clone(), flat, factor, bias: Vec::new() };
+        Self { parts, given, from: from.clone(), to: to.clone(), bias: None, untouched }
     }
 
     /// Adds a bias to the channels of the scalars of the output.
@@ -75,9 +86,16 @@ impl<T: HasSlabs> Linear<T> {
         if let Some(b) = block {
             let mut values = vec![T::zero(); self.to.blocks()[b].width];
             values.iter_mut().zip(bias).for_each(|(v, &b)| *v = T::of(b));
+            self.given.bias = vec![0.0; self.given.spec.dim_out];
+            let offset = self.to.blocks()[b].offset;
+            self.given.bias[offset..].iter_mut().zip(bias).for_each(|(v, &b)| *v = b);
             self.bias = Some((b, values));
         }
         self
+    }
+
+    pub(super) fn given(&self) -> &Given {
+        &self.given
     }
 
     pub(super) fn by_species(&self) -> bool {
@@ -89,7 +107,7 @@ impl<T: HasSlabs> Linear<T> {
         part.weights[set].get_or_init(|| {
             let mut matrix = vec![T::zero(); part.n_in * part.n_out];
             let (rows, columns) = (&self.from.blocks()[part.from], &self.to.blocks()[part.to]);
-            let flat = &self.flat[set * self.numel + part.offset..];
+            let flat = &self.given.flat[set * self.given.spec.weight_numel + part.offset..];
             for &(first, place, count) in &rows.runs {
                 for u in 0..count {
                     for &(column, column_place, columns_count) in &columns.runs {
@@ -181,7 +199,7 @@ impl<T: HasSlabs> Linear<T> {
 /// A network on the scalars of an atom that ends in its energy.
 #[derive(Debug)]
 pub(super) struct ScalarNetwork<T> {
-    layers: Vec<ScalarLayer<T>>,
+    pub(super) layers: Vec<ScalarLayer<T>>,
 }
 
 /// One map of a [`ScalarNetwork`].

@@ -24,45 +24,45 @@ use super::rows::{Parts, PartsMut, Rows, Shape};
 use crate::InferError;
 
 /// From messages to the features that enter the product basis.
-enum Mixing<T> {
+pub(super) enum Mixing<T> {
     /// The tables contain the linear map.
     Folded,
-    Linear(Linear<T>),
+    Linear(Box<Linear<T>>),
     NonLinear(Box<NonLinear<T>>),
 }
 
 /// The non-linear block: a gate between two linear maps, messages divided by an affine function of the density.
-struct NonLinear<T> {
-    linear: Linear<T>,
-    residual: Linear<T>,
-    alpha: f64,
-    beta: f64,
-    gate: Gate,
-    linear_2: Linear<T>,
+pub(super) struct NonLinear<T> {
+    pub(super) linear: Linear<T>,
+    pub(super) residual: Linear<T>,
+    pub(super) alpha: f64,
+    pub(super) beta: f64,
+    pub(super) gate: Gate,
+    pub(super) linear_2: Linear<T>,
 }
 
 /// Linear map, product basis, linear map, skip connection; readouts of the features that go out.
 pub(super) struct MaceNode<T> {
-    mixing: Mixing<T>,
+    pub(super) mixing: Mixing<T>,
     /// Whether messages are divided by 1 + density.
-    density: bool,
+    pub(super) density: bool,
     /// The product with the element after the messages.
-    mix: Option<Linear<T>>,
-    target: Shape,
-    contraction: SparseContraction,
-    basis: SymmetricBasis,
+    pub(super) mix: Option<Linear<T>>,
+    pub(super) target: Shape,
+    pub(super) contraction: SparseContraction,
+    pub(super) basis: SymmetricBasis,
     /// `[Z or 1, paths, K]` for each basis.
-    weights: Vec<Vec<f64>>,
-    by_element: bool,
-    channels: usize,
+    pub(super) weights: Vec<Vec<f64>>,
+    pub(super) by_element: bool,
+    pub(super) channels: usize,
     /// Coefficients by element, made when first needed.
-    coefficients: Vec<OnceLock<Vec<T>>>,
-    product: Linear<T>,
-    out: Shape,
-    skip: Option<Linear<T>>,
-    readouts: Vec<ScalarNetwork<T>>,
+    pub(super) coefficients: Vec<OnceLock<Vec<T>>>,
+    pub(super) product: Linear<T>,
+    pub(super) out: Shape,
+    pub(super) skip: Option<Linear<T>>,
+    pub(super) readouts: Vec<ScalarNetwork<T>>,
     /// Block of the even scalars in the features that go out.
-    scalars: usize,
+    pub(super) scalars: usize,
 }
 
 fn components(shape: &Shape) -> SmallVec<[usize; 8]> {
@@ -107,17 +107,21 @@ impl<T: HasSlabs> MaceNode<T> {
         }
     }
 
+    /// Coefficients of the polynomials of a species, `[terms, channels]`.
+    pub(super) fn plain_coefficients(&self, species: u32) -> Vec<f64> {
+        let row = if self.by_element { species as usize } else { 0 };
+        let of_row: Vec<Vec<f64>> = self
+            .weights
+            .iter()
+            .zip(self.basis.paths())
+            .map(|(w, paths)| w[row * paths * self.channels..(row + 1) * paths * self.channels].to_vec())
+            .collect();
+        self.basis.plain_coefficients(&of_row, 1, self.channels)
+    }
+
     fn coefficients(&self, species: u32) -> &[T] {
         let row = if self.by_element { species as usize } else { 0 };
-        self.coefficients[row].get_or_init(|| {
-            let of_row: Vec<Vec<f64>> = self
-                .weights
-                .iter()
-                .zip(self.basis.paths())
-                .map(|(w, paths)| w[row * paths * self.channels..(row + 1) * paths * self.channels].to_vec())
-                .collect();
-            self.contraction.coefficients(&self.basis.plain_coefficients(&of_row, 1, self.channels), self.channels)
-        })
+        self.coefficients[row].get_or_init(|| self.contraction.coefficients(&self.plain_coefficients(species), self.channels))
     }
 
     pub(super) fn prepare(&self, species: u32) {
@@ -155,6 +159,14 @@ impl<T: HasSlabs> MaceNode<T> {
             _ => Rows::default(),
         };
         vec![skip, residual]
+    }
+
+    pub(super) fn constant_shapes(&self) -> [&Shape; 2] {
+        let residual = match &self.mixing {
+            Mixing::NonLinear(block) => &block.gate.from,
+            _ => &self.out,
+        };
+        [&self.out, residual]
     }
 
     pub(super) fn forward(
@@ -502,7 +514,7 @@ impl Lowering<'_, '_> {
             }))
         } else {
             let from = (&product.irreps_out, &messages);
-            Mixing::Linear(self.map(&format!("{name}.linear"), from, (&layer.irreps_target, &target), false, factor)?)
+            Mixing::Linear(Box::new(self.map(&format!("{name}.linear"), from, (&layer.irreps_target, &target), false, factor)?))
         };
         let mix = match layer.interaction {
             Interaction::Plain | Interaction::Density => {
@@ -566,6 +578,7 @@ impl Lowering<'_, '_> {
         };
         Ok(Layer {
             convolution: Convolution {
+                spec: product,
                 plan: slabs,
                 unit,
                 radial: Radial::new(functions, &self.basis, sections, folded.map(|f| (f, false, true)), z),

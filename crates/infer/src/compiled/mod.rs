@@ -6,9 +6,11 @@
 //! forward and backward domain by domain. Results do not depend on the number of threads.
 
 mod convolution;
+mod device;
 mod engine;
 mod geometry;
 mod linear;
+mod listed;
 mod mace;
 mod nequip;
 mod node;
@@ -21,17 +23,24 @@ mod topology;
 
 use std::sync::{Arc, Mutex};
 
+use rayon::prelude::*;
 use tesseral_atoms::Structure;
+use tesseral_kernels::Device;
 use tesseral_ops::slab::HasSlabs;
 use tesseral_potentials::{Artifact, Evaluation};
 
 pub use convolution::{TableError, TableTolerance};
+use device::OnDevices;
 use engine::Session;
 pub use plan::MemoryPlan;
 use plan::Plan;
 pub use stages::Stage;
 
 use crate::InferError;
+use crate::potential::{check, finite};
+
+/// Structures with fewer atoms than this are one thread's work each, if there are many.
+const SMALL: usize = 4096;
 
 /// A lowered model for one precision and head, and sessions to be used again.
 pub struct Compiled<T: HasSlabs> {
@@ -40,29 +49,45 @@ pub struct Compiled<T: HasSlabs> {
     exact: bool,
     limit: Option<usize>,
     sessions: Mutex<Vec<Session<T>>>,
+    /// Where it is computed, if not on this CPU.
+    devices: Option<OnDevices<T>>,
 }
 
 impl<T: HasSlabs> Compiled<T> {
     /// Lowers a model. With `exact`, radial functions are evaluated by their networks for every edge instead of read from tables. A `limit` in
     /// bytes on what grows with a structure makes layers compute again what they would save, and refuses structures that do not fit even so.
+    /// Without `devices`, this CPU computes.
     ///
     /// # Errors
-    /// [`InferError::NotCompiled`] for the few blocks that cannot be lowered; anything that is wrong with the artifact.
-    pub fn new(artifact: &Artifact, head: u32, exact: bool, limit: Option<usize>) -> Result<Self, InferError> {
-        Ok(Self {
-            plan: Arc::new(Plan::new(artifact, head)?),
-            elements: artifact.header().elements().to_vec(),
-            exact,
-            limit,
-            sessions: Mutex::new(Vec::new()),
-        })
+    /// [`InferError::NotCompiled`] for the few blocks that cannot be lowered, [`InferError::NotOnDevice`] for exact radial functions on a device; anything
+    /// that is wrong with the artifact or the device.
+    pub fn new(artifact: &Artifact, head: u32, exact: bool, limit: Option<usize>, devices: &[Device]) -> Result<Self, InferError> {
+        let plan = Arc::new(Plan::new(artifact, head)?);
+        let elements = artifact.header().elements().to_vec();
+        let devices = match devices {
+            [] => None,
+            _ if exact => return Err(InferError::NotOnDevice { what: "exact radial functions" }),
+            devices => Some(OnDevices::new(devices, &plan, &elements, limit)?),
+        };
+        Ok(Self { plan, elements, exact, limit, sessions: Mutex::new(Vec::new()), devices })
     }
 
-    /// Energy, forces and stress of one structure. With `parallel`, all threads share its domains.
-    ///
-    /// # Errors
-    /// If the structure cannot be evaluated.
-    pub fn evaluate(&self, structure: &Structure, parallel: bool) -> Result<Evaluation, InferError> {
+    /// Energies, forces and stresses, one result for each structure.
+    pub fn evaluate(&self, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
+        if let Some(devices) = &self.devices {
+            return devices.evaluate(structures);
+        }
+        let one = |s: &Structure, parallel| check(s).and_then(|()| self.evaluate_here(s, parallel)).and_then(|e| finite(&e).map(|()| e));
+        // Many small structures get a thread each; large ones all threads, one after another. The results are the same either way.
+        if structures.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) {
+            structures.par_iter().with_max_len(1).map(|s| one(s, false)).collect()
+        } else {
+            structures.iter().map(|s| one(s, true)).collect()
+        }
+    }
+
+    /// Energy, forces and stress of one structure on this CPU. With `parallel`, all threads share its domains.
+    fn evaluate_here(&self, structure: &Structure, parallel: bool) -> Result<Evaluation, InferError> {
         let lock = || self.sessions.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut session = lock().pop().unwrap_or_else(|| self.session());
         session.parallel = parallel;
@@ -81,19 +106,31 @@ impl<T: HasSlabs> Compiled<T> {
 
     /// What a structure takes, estimated, with neighbours listed `skin` (Å) beyond the cutoff.
     pub fn memory(&self, structure: &Structure, skin: f64) -> MemoryPlan {
-        self.plan.memory(structure, self.plan.cutoff + skin)
+        let reach = self.plan.cutoff + skin;
+        self.devices.as_ref().map_or_else(|| self.plan.memory(structure, reach), |devices| devices.memory(structure, reach))
     }
 
     /// A calculator that keeps its neighbour list between steps.
     pub fn stepper(&self) -> Stepper<T> {
-        Stepper { session: self.session(), elements: self.elements.clone() }
+        let place = match &self.devices {
+            None => Place::Here(Box::new(self.session())),
+            Some(devices) => Place::Device(Box::new(devices.session())),
+        };
+        Stepper { plan: self.plan.clone(), place, elements: self.elements.clone() }
     }
 }
 
 /// Evaluates one structure again and again as its atoms move.
-pub struct Stepper<T: 'static> {
-    session: Session<T>,
+pub struct Stepper<T: HasSlabs> {
+    plan: Arc<Plan<T>>,
+    place: Place<T>,
     elements: Vec<u8>,
+}
+
+/// Where a structure is computed.
+enum Place<T: HasSlabs> {
+    Here(Box<Session<T>>),
+    Device(Box<device::Session<T>>),
 }
 
 impl<T: HasSlabs> Stepper<T> {
@@ -112,26 +149,43 @@ impl<T: HasSlabs> Stepper<T> {
     /// # Errors
     /// If the structure cannot be evaluated; `to` then holds nothing of use.
     pub fn evaluate_into(&mut self, structure: &Structure, skin: f64, to: &mut Evaluation) -> Result<(), InferError> {
-        self.session.evaluate(structure, &self.elements, skin, to)
+        match &mut self.place {
+            Place::Here(session) => session.evaluate(structure, &self.elements, skin, to),
+            Place::Device(session) => session.evaluate(&[structure], &self.elements, skin, std::slice::from_mut(to)),
+        }
     }
 
-    /// Seconds spent in each stage since the last call, added up over threads.
+    /// Seconds spent in each stage since the last call, added up over threads; a device tells none.
     pub fn take_stages(&mut self) -> Vec<(Stage, f64)> {
-        self.session.take_stages()
+        match &mut self.place {
+            Place::Here(session) => session.take_stages(),
+            Place::Device(_) => Vec::new(),
+        }
     }
 
     /// Bytes of everything that grows with the structure.
     pub fn bytes(&self) -> usize {
-        self.session.bytes()
+        match &self.place {
+            Place::Here(session) => session.bytes(),
+            Place::Device(session) => session.bytes(),
+        }
     }
 
     /// Edges within the cutoff at the last positions.
     pub fn num_edges(&self) -> usize {
-        self.session.num_edges()
+        self.size().1
     }
 
     /// Floating-point operations that a step needs at least: radial tables, products and sums of the edges, linear maps and polynomials of the atoms.
     pub fn flops(&self) -> f64 {
-        self.session.flops()
+        let (atoms, edges) = self.size();
+        self.plan.flops(atoms, edges)
+    }
+
+    fn size(&self) -> (usize, usize) {
+        match &self.place {
+            Place::Here(session) => session.size(),
+            Place::Device(session) => session.size(),
+        }
     }
 }

@@ -19,25 +19,26 @@ use super::rows::{Parts, PartsMut, Rows, Shape, add};
 /// Linear map, self connection, gate; after the last layer the readout.
 pub(super) struct NequipNode<T> {
     pub(super) gate_in: Shape,
-    linear: Linear<T>,
-    self_connection: Option<Linear<T>>,
-    gate: Gate,
+    pub(super) linear: Linear<T>,
+    pub(super) self_connection: Option<Linear<T>>,
+    pub(super) gate: Gate,
     /// Whether the features that come in are added to those that go out.
-    residual: bool,
-    readout: Option<ScalarNetwork<T>>,
+    pub(super) residual: bool,
+    pub(super) readout: Option<ScalarNetwork<T>>,
     /// Block of the even scalars in the features that go out.
-    scalars: usize,
+    pub(super) scalars: usize,
 }
 
 impl<T: HasSlabs> NequipNode<T> {
-    /// The self connection of the initial features, and these themselves.
+    /// The self connection of the initial features, and these themselves where they are added.
     pub(super) fn constants(&self, x: &[&[T]], atoms: usize, groups: &[Group]) -> Vec<Rows<T>> {
         let mut connection = Rows::default();
         if let Some(map) = &self.self_connection {
             connection.resize(&self.gate_in, atoms);
             map.forward(x, &mut connection.views_mut(), atoms, groups, false);
         }
-        vec![connection, Rows::from_blocks(x.iter().map(|b| b.to_vec()).collect())]
+        let residual = if self.residual { Rows::from_blocks(x.iter().map(|b| b.to_vec()).collect()) } else { Rows::default() };
+        vec![connection, residual]
     }
 
     pub(super) fn forward(
@@ -244,6 +245,7 @@ pub(super) fn lower<T: HasSlabs>(config: &NequipConfig, p: &Parameters<'_>, moda
         ups.push((up, by_species));
         layers.push(Layer {
             convolution: Convolution {
+                spec: product,
                 plan,
                 unit: false,
                 radial: Radial::new(functions, &basis, sections, None, z),

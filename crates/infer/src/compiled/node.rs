@@ -90,6 +90,14 @@ impl<T: HasSlabs> Node<T> {
         }
     }
 
+    /// The shapes of [`Self::constants`].
+    pub(super) fn constant_shapes(&self) -> [&Shape; 2] {
+        match self {
+            Self::Mace(node) => node.constant_shapes(),
+            Self::Nequip(node) => [&node.gate.from, &node.gate.to],
+        }
+    }
+
     /// Messages → features that go out, and what is saved.
     pub(super) fn forward(
         &self,

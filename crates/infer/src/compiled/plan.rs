@@ -137,7 +137,7 @@ pub struct MemoryPlan {
 }
 
 /// Neighbours of an atom within `reach` (Å), from the density of the structure; of what is not periodic, the density of a solid.
-fn expected_neighbors(structure: &tesseral_atoms::Structure, reach: f64) -> f64 {
+pub(super) fn expected_neighbors(structure: &tesseral_atoms::Structure, reach: f64) -> f64 {
     /// Atoms per Å³ of a dense solid.
     const SOLID: f64 = 0.1;
     let sphere = 4.0 / 3.0 * std::f64::consts::PI * reach.powi(3);

@@ -97,7 +97,7 @@ fn morton(x: [u64; 3]) -> u64 {
 }
 
 /// Atoms along a space-filling curve through boxes of about 3 Å.
-fn curve(structure: &Structure) -> Result<Vec<u32>, InferError> {
+pub(super) fn curve(structure: &Structure) -> Result<Vec<u32>, InferError> {
     const BOX: f64 = 3.0;
     let cell = tesseral_atoms::neighbors::complete_cell(&structure.cell.vectors, structure.pbc).unwrap_or(structure.cell.vectors);
     let cell = tesseral_atoms::Cell { vectors: cell };
@@ -232,7 +232,7 @@ fn wave(domains: &[Domain], range: Range<usize>) -> Wave {
 }
 
 /// Names atoms as the user counts them.
-fn original(error: tesseral_atoms::neighbors::NeighborError, order: &[u32]) -> InferError {
+pub(super) fn original(error: tesseral_atoms::neighbors::NeighborError, order: &[u32]) -> InferError {
     use tesseral_atoms::neighbors::NeighborError as E;
     let of = |atom: usize| order.get(atom).map_or(atom, |&i| i as usize);
     let error = match error {

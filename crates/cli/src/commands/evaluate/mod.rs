@@ -34,7 +34,7 @@ const BATCH_COST: usize = 100_000;
 pub(crate) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     check(args)?;
     let artifact = settings::artifact(args.model.model.as_deref())?;
-    let potential = settings::potential(&artifact, &args.model, args.dtype, args.engine)?;
+    let potential = settings::potential(&artifact, &args.model, args.dtype, &args.engine)?;
     let header = potential.header();
     tracing::info!("{}: {}, cutoff {} Å", header.name, header.architecture_name(), header.cutoff());
     if args.plan {
