@@ -48,7 +48,7 @@ fn equals<T: HasSlabs>(name: &str, device: &Device, artifact: &Artifact, frames:
 
 fn both(name: &str, device: &Device, artifact: &Artifact, frames: &[Structure]) {
     equals::<f64>(name, device, artifact, frames, 1e-11);
-    equals::<f32>(name, device, artifact, frames, 1e-4);
+    equals::<f32>(name, device, artifact, frames, 1e-5);
 }
 
 /// The two smallest frames: an emulated device takes its time.

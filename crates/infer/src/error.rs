@@ -83,7 +83,8 @@ impl InferError {
             Self::NotOnDevice { .. } => Some("compute it with `--device cpu`".into()),
             Self::DeviceList(tesseral_kernels::neighbors::ListError::Device(e)) => e.hint().map(Into::into),
             Self::DeviceList(_) => Some("cut the structure into parts, or compute it with `--device cpu`".into()),
-            Self::Structure(_) | Self::NoAtoms | Self::Table { .. } | Self::NotStepped => None,
+            Self::Table { .. } => Some("compute it with `--device cpu`, where they are then evaluated exactly".into()),
+            Self::Structure(_) | Self::NoAtoms | Self::NotStepped => None,
         }
     }
 }

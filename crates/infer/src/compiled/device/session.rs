@@ -48,7 +48,9 @@ pub(super) struct State<T: HasSlabs> {
     pub(super) energies: Buffer<f64>,
     pub(super) forces: Buffer<f64>,
     pub(super) virial: Buffer<f64>,
+    /// Squared distance of the closest neighbour of each atom, and the smallest of them, Å².
     pub(super) closest: Buffer<f64>,
+    pub(super) smallest: Buffer<f64>,
     pub(super) work: ForceWork,
     /// Energies that embedded fields have of their own, eV; none without fields.
     field_energies: Vec<f64>,
@@ -74,7 +76,7 @@ struct Host {
     energies: Vec<f64>,
     forces: Vec<f64>,
     virial: Vec<f64>,
-    closest: Vec<f64>,
+    smallest: Vec<f64>,
 }
 
 /// Rows of initial features, what they send, the constants of the first layer, and whose they are.
@@ -212,6 +214,7 @@ impl<T: HasSlabs> State<T> {
             forces: device.zeros(3 * n)?,
             virial: device.zeros(9 * s)?,
             closest: device.zeros(n)?,
+            smallest: device.zeros(1)?,
             field_energies: initial.energies,
             listing,
             graph: None,
@@ -334,8 +337,8 @@ impl<T: HasSlabs> Session<T> {
         read(&state.energies, &mut host.energies)?;
         read(&state.forces, &mut host.forces)?;
         read(&state.virial, &mut host.virial)?;
-        read(&state.closest, &mut host.closest)?;
-        if host.closest.iter().any(|&squared| squared < SAME_SPOT * SAME_SPOT) {
+        read(&state.smallest, &mut host.smallest)?;
+        if host.smallest.iter().any(|&squared| squared < SAME_SPOT * SAME_SPOT) {
             structures.iter().try_for_each(|s| s.validate())?;
         }
         for (s, (structure, to)) in structures.iter().zip(to).enumerate() {

@@ -134,6 +134,7 @@ impl<T: HasSlabs> DeviceModel<T> {
             pairs.add(&state.edges, &mut state.energies, &mut state.dv)?;
         }
         self.forces.assemble(&state.table, &state.edges, &state.dv, &mut state.work, &mut state.forces, &mut state.virial)?;
+        self.forces.closest(&state.table, &state.closest, &mut state.work, &mut state.smallest)?;
         Ok(())
     }
 
