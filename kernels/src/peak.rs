@@ -26,7 +26,7 @@ pub fn source<T: Real>() -> Source {
 /// If the device fails.
 pub fn flops<T: Real>(device: &Device) -> Result<f64, DeviceError> {
     let kernel = device.load(&source::<T>())?.kernel("peak_multiply_adds")?;
-    let (blocks, rounds) = if device.is_emulated() { (1, 1) } else { (BLOCKS * device.multiprocessors() as u32, 2000) };
+    let (blocks, rounds) = if device.is_emulated() { (1, 1u32) } else { (BLOCKS * device.multiprocessors() as u32, 2000) };
     let mut out = device.zeros::<T>((blocks * THREADS) as usize)?;
     let mut best = 0.0f64;
     for _ in 0..=REPEATS {
