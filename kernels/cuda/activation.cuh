@@ -1,4 +1,4 @@
-// Activation functions of one number, with first derivatives; the numbers are those of `Activation` in Rust.
+// Activation functions of one number, with first and second derivatives; the numbers are those of `Activation` in Rust.
 #pragma once
 
 #define IDENTITY 0
@@ -64,5 +64,32 @@ __device__ inline real activation_slope(u32 kind, real x) {
     case GELU: return normal(x) + x * normal_density(x);
     case ELU: return x > 0 ? (real)1 : exp(x);
     default: return 1;
+    }
+}
+
+__device__ inline real activation_curvature(u32 kind, real x) {
+    switch (kind) {
+    case SILU: {
+        real rest;
+        const real p = sigmoid(x, rest);
+        return p * rest * ((real)2 + x * (rest - p));
+    }
+    case TANH: {
+        const real value = tanh(x);
+        return (real)-2 * value * ((real)1 - value * value);
+    }
+    case SIGMOID: {
+        real rest;
+        const real p = sigmoid(x, rest);
+        return p * rest * (rest - p);
+    }
+    case SHIFTED_SOFTPLUS: {
+        real rest;
+        const real p = sigmoid(x, rest);
+        return p * rest;
+    }
+    case GELU: return normal_density(x) * ((real)2 - x * x);
+    case ELU: return x > 0 ? (real)0 : exp(x);
+    default: return 0;
     }
 }

@@ -2,17 +2,7 @@
 //
 // A block of threads makes TILE rows (atoms of one species) x COLUMNS channels of one component of one output block, and sums over all
 // instructions into it, in order: every output has one owner. Sizes are arguments, so that all maps of a precision share one module.
-#include "tesseral.cuh"
-
-#define TILE 64
-#define COLUMNS 64
-#define DEPTH 16
-#define THREADS 128
-// What a thread keeps of the tile.
-#define MINE_ROWS 8
-#define MINE_COLUMNS 4
-// Padding keeps rows aligned for vector loads and spreads stores over the banks.
-#define PITCH (TILE + 4)
+#include "linear.cuh"
 
 // Columns of an output block, of one component.
 struct Job {
@@ -75,14 +65,7 @@ __device__ inline void apply(const real *x, real *y, const real *weights, const 
                 matrix[k][c] = next_matrix[r];
             }
             __syncthreads();
-#pragma unroll
-            for (u32 k = 0; k < DEPTH; k++) {
-                real a[MINE_ROWS], b[MINE_COLUMNS];
-                for (u32 r = 0; r < MINE_ROWS; r++) a[r] = inputs[k][row + r];
-                for (u32 c = 0; c < MINE_COLUMNS; c++) b[c] = matrix[k][column + c];
-                for (u32 r = 0; r < MINE_ROWS; r++)
-                    for (u32 c = 0; c < MINE_COLUMNS; c++) sums[r][c] += a[r] * b[c];
-            }
+            multiply(inputs, matrix, row, column, sums);
         }
     }
 

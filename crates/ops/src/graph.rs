@@ -3,6 +3,8 @@
 //! Edges are sorted by their centre (compressed rows) and every edge knows its reverse, so that each sum has one owner and a fixed order:
 //! no atomics, the same bits for any number of threads.
 
+pub mod cuda;
+
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};

@@ -8,6 +8,7 @@ pub mod autograd;
 pub mod gate;
 pub mod graph;
 pub mod linear;
+pub mod parameters;
 pub mod radial;
 pub mod real;
 pub mod rows;

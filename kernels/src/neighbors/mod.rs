@@ -214,7 +214,7 @@ impl NeighborTable {
     /// If the device fails.
     pub fn read(&self) -> Result<(Vec<u32>, Vec<u32>, Vec<[i16; 3]>, Vec<u32>), DeviceError> {
         let shifts = self.shift.to_vec()?.chunks_exact(3).take(self.edges).map(|s| [s[0], s[1], s[2]]).collect();
-        let listed = |x: &Buffer<u32>| {
+        let listed = |x: &Buffer<u32>| -> Result<Vec<u32>, DeviceError> {
             let mut x = x.to_vec()?;
             x.truncate(self.edges);
             Ok::<_, DeviceError>(x)

@@ -3,8 +3,9 @@
 use tesseral_kernels::{Real, Source};
 use tesseral_o3::{Irrep, Irreps, symmetrised_basis};
 use tesseral_ops::gate::{Activation, GateSpec, GatedBlock};
+use tesseral_ops::spherical_harmonics::cuda::DeviceHarmonics;
 use tesseral_ops::symmetric_contraction::SymmetricBasis;
-use tesseral_ops::{gate, linear, rows, symmetric_contraction};
+use tesseral_ops::{gate, graph, linear, parameters, radial, rows, symmetric_contraction};
 
 /// Polynomials of degree three in features of both or of natural parity, with outputs of natural parity up to `l_out`.
 fn basis(features: &str, l_out: usize, degree: usize) -> SymmetricBasis {
@@ -34,6 +35,14 @@ fn gates() -> Vec<GateSpec> {
 fn of<T: Real>() -> Vec<Source> {
     let mut sources = vec![rows::source::<T>(), linear::cuda::source::<T>(), gate::cuda::network_source::<T>()];
     sources.extend(gates().iter().map(gate::cuda::source::<T>));
+    // Those of training.
+    sources.extend([
+        linear::cuda::weights_source::<T>(),
+        parameters::source::<T>(),
+        graph::cuda::source::<T>(),
+        radial::cuda::functions_source::<T>(),
+    ]);
+    sources.extend([(2, true), (3, true), (3, false)].map(|(lmax, normalize)| DeviceHarmonics::<T>::source(lmax, normalize)));
     // MACE small, medium and large (the last layers are as the small one's), the large one of MACE-OFF, and two small ones.
     let natural = "0e + 1o + 2e + 3o";
     for (features, l_out, degree, channels) in [
@@ -44,7 +53,12 @@ fn of<T: Real>() -> Vec<Source> {
         ("0e + 1o + 2e", 1, 2, 4),
         ("0e + 0o + 1e + 1o + 2e + 2o", 1, 3, 8),
     ] {
-        sources.push(symmetric_contraction::cuda::source::<T>(basis(features, l_out, degree).spec(), channels));
+        let basis = basis(features, l_out, degree);
+        sources.push(symmetric_contraction::cuda::source::<T>(basis.spec(), channels));
+        // More channels change a constant.
+        if channels <= 128 {
+            sources.push(symmetric_contraction::cuda::training_source::<T>(basis.spec(), channels));
+        }
     }
     sources
 }

@@ -84,7 +84,7 @@ fn header(spec: &GateSpec) -> String {
 
 /// The source of the kernels of a gate.
 pub fn source<T: tesseral_kernels::Real>(spec: &GateSpec) -> Source {
-    Source::new::<T>("gate", &["gate", "gate_adjoint"], header(spec))
+    Source::new::<T>("gate", &["gate", "gate_adjoint", "gate_tangent", "gate_adjoint_tangent"], header(spec))
 }
 
 /// A gate on a device.
@@ -94,6 +94,8 @@ pub struct DeviceGate<T> {
     dim_out: usize,
     evaluate: Kernel,
     adjoint: Kernel,
+    tangent: Kernel,
+    adjoint_tangent: Kernel,
     real: std::marker::PhantomData<T>,
 }
 
@@ -110,6 +112,8 @@ impl<T: tesseral_kernels::Real> DeviceGate<T> {
             dim_out: spec.dim_out(),
             evaluate: module.kernel("gate")?,
             adjoint: module.kernel("gate_adjoint")?,
+            tangent: module.kernel("gate_tangent")?,
+            adjoint_tangent: module.kernel("gate_adjoint_tangent")?,
             real: std::marker::PhantomData,
         })
     }
@@ -143,6 +147,42 @@ impl<T: tesseral_kernels::Real> DeviceGate<T> {
         args.buffer(x).buffer(g).buffer_mut(dx).value(atoms as u32);
         // SAFETY: as in `forward`.
         unsafe { self.adjoint.launch(&self.launch(atoms), &args) }
+    }
+
+    /// (u·∇)y: `x` and `u` `[N, dim_in]` → `dy` `[N, dim_out]`, overwritten.
+    ///
+    /// # Errors
+    /// If lengths do not fit, or the device fails.
+    pub fn tangent(&self, x: &Buffer<T>, u: &Buffer<T>, dy: &mut Buffer<T>, atoms: usize) -> Result<(), DeviceError> {
+        room("input of a gate", x, atoms * self.dim_in)?;
+        room("direction of a gate's input", u, atoms * self.dim_in)?;
+        room("tangent of a gate's output", dy, atoms * self.dim_out)?;
+        let mut args = Args::new();
+        args.buffer(x).buffer(u).buffer_mut(dy).value(atoms as u32);
+        // SAFETY: as in `forward`.
+        unsafe { self.tangent.launch(&self.launch(atoms), &args) }
+    }
+
+    /// ∇⟨g, (u·∇)y⟩: `x` and `u` `[N, dim_in]`, `g` `[N, dim_out]` → `dx` `[N, dim_in]`, overwritten.
+    ///
+    /// # Errors
+    /// If lengths do not fit, or the device fails.
+    pub fn adjoint_tangent(
+        &self,
+        x: &Buffer<T>,
+        g: &Buffer<T>,
+        u: &Buffer<T>,
+        dx: &mut Buffer<T>,
+        atoms: usize,
+    ) -> Result<(), DeviceError> {
+        room("input of a gate", x, atoms * self.dim_in)?;
+        room("cotangent of a gate's output", g, atoms * self.dim_out)?;
+        room("direction of a gate's input", u, atoms * self.dim_in)?;
+        room("cotangent of a gate's input", dx, atoms * self.dim_in)?;
+        let mut args = Args::new();
+        args.buffer(x).buffer(g).buffer(u).buffer_mut(dx).value(atoms as u32);
+        // SAFETY: as in `forward`.
+        unsafe { self.adjoint_tangent.launch(&self.launch(atoms), &args) }
     }
 }
 

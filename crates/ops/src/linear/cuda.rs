@@ -2,7 +2,11 @@
 
 #![allow(unsafe_code, reason = "launches of kernels, whose lengths are checked")]
 
+mod training;
+
 use tesseral_kernels::{Args, Buffer, Device, DeviceError, Kernel, Launch, Source};
+
+pub use training::{DeviceChunks, TrainedLinear, weights_source};
 
 use super::LinearSpec;
 use crate::real::Real;
@@ -19,6 +23,8 @@ pub struct DeviceGroups {
     species: DeviceIndex,
     tiles: Buffer<u32>,
     num_tiles: usize,
+    /// Where each species starts in the order, and where the last ends.
+    starts: Vec<usize>,
 }
 
 impl DeviceGroups {
@@ -29,14 +35,16 @@ impl DeviceGroups {
     pub fn by_species(device: &Device, species: &[u32], sets: usize) -> Result<Self, DeviceError> {
         let index = DeviceIndex::new(device, species, sets)?;
         let groups = super::Groups::new(species, sets).expect("the index was checked");
-        let mut tiles = Vec::new();
+        let (mut tiles, mut starts) = (Vec::new(), vec![0]);
         for set in 0..sets {
             let range = groups.range(set);
+            starts.push(range.end);
             for first in range.clone().step_by(TILE) {
                 tiles.extend([set as u32, first as u32, TILE.min(range.end - first) as u32, 0]);
             }
         }
-        Ok(Self { order: device.upload(groups.order())?, species: index, num_tiles: tiles.len() / 4, tiles: device.upload(&tiles)? })
+        let (order, num_tiles) = (device.upload(groups.order())?, tiles.len() / 4);
+        Ok(Self { order, species: index, num_tiles, tiles: device.upload(&tiles)?, starts })
     }
 
     /// All atoms in their order, for maps with one set of weights.

@@ -1,5 +1,9 @@
-//! Tables of radial functions on a device, and the density of MACE.
+//! Tables of radial functions on a device, the density of MACE, and the functions themselves.
 #![allow(unsafe_code, reason = "kernels are launched by checked methods")]
+
+mod functions;
+
+pub use functions::{DeviceBases, DeviceScalarFunction, DeviceSplines, functions_source};
 
 use std::ops::Range;
 

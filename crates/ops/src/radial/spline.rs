@@ -76,6 +76,11 @@ impl SplineGrid {
         self.pieces.last().map_or(0, |p| p.first_row + p.rows())
     }
 
+    /// Start and spacing (Å), first coefficient and number of intervals of each piece.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (f64, f64, usize, usize)> + '_ {
+        self.pieces.iter().map(|p| (p.start, p.spacing, p.first_row, p.intervals))
+    }
+
     /// The distances (Å) at which functions are evaluated, each with one inside its piece: a function must be continued from there.
     pub fn knots(&self) -> Vec<(f64, f64)> {
         let of_piece = |p: &Piece| {

@@ -1,8 +1,12 @@
 //! Device code for one `lmax`: the recursions of the CPU kernel, every constant written out.
 
+mod training;
+
 use std::fmt::Write;
 
-use super::cpu::Tables;
+pub use training::DeviceHarmonics;
+
+use super::cpu::{Ladder, Tables};
 use super::{MIN_LENGTH, count};
 
 /// A number as a constant of the kernels' type.
@@ -60,6 +64,33 @@ fn values(tables: &Tables<f64>, table_lmax: usize, lmax: usize) -> String {
     code
 }
 
+/// Axes, and which terms of a ladder are the derivative by each.
+const AXES: [(&str, &[usize]); 3] = [("x", &[0, 1]), ("y", &[2]), ("z", &[3, 4])];
+
+/// The derivative of one harmonic along an axis from the values `h` of the degree below, if it is not zero.
+fn slope(ladder: &Ladder<f64>, terms: &[usize]) -> Option<String> {
+    let parts: Vec<String> = terms
+        .iter()
+        .filter(|&&k| ladder.coefficient[k] != 0.0)
+        .map(|&k| scaled(ladder.coefficient[k], &format!("h[{}]", ladder.to[k])))
+        .collect();
+    (!parts.is_empty()).then(|| parts.join(" + "))
+}
+
+/// Statements that put the gradient of Σ g·Y, with `g` from degree 1 on, into `qx`, `qy` and `qz`.
+fn gradient(ladders: &[Ladder<f64>]) -> String {
+    let mut code = String::new();
+    for (axis, terms) in AXES {
+        let _ = writeln!(code, "    real q{axis} = real(0);");
+        for (i, ladder) in ladders.iter().enumerate() {
+            if let Some(slope) = slope(ladder, terms) {
+                let _ = writeln!(code, "    q{axis} += g[{i}] * ({slope});");
+            }
+        }
+    }
+    code
+}
+
 /// Two device functions for harmonics up to `lmax` of the vector (x, y, z), or of its direction if `normalize`:
 /// `harmonics(x, y, z, h)` puts values into `h[(lmax+1)²]`, and `harmonics_adjoint(x, y, z, g, dv)` puts the derivative of Σ g·Y by the vector
 /// into `dv[3]`, where `g` starts with degree 1 (degree 0 is constant).
@@ -92,20 +123,7 @@ pub fn source(lmax: usize, normalize: bool) -> String {
         let _ = write!(code, "{unused}    (void)g;\n    dv[0] = dv[1] = dv[2] = real(0);\n}}\n");
         return code;
     }
-    let _ = write!(code, "    real h[{}];\n{}", count(lmax - 1), values(&tables, lmax, lmax - 1));
-    for (axis, terms) in [("x", &[0usize, 1][..]), ("y", &[2]), ("z", &[3, 4])] {
-        let _ = writeln!(code, "    real q{axis} = real(0);");
-        for (i, ladder) in tables.ladder.iter().enumerate() {
-            let parts: Vec<String> = terms
-                .iter()
-                .filter(|&&k| ladder.coefficient[k] != 0.0)
-                .map(|&k| scaled(ladder.coefficient[k], &format!("h[{}]", ladder.to[k])))
-                .collect();
-            if !parts.is_empty() {
-                let _ = writeln!(code, "    q{axis} += g[{i}] * ({});", parts.join(" + "));
-            }
-        }
-    }
+    let _ = write!(code, "    real h[{}];\n{}{}", count(lmax - 1), values(&tables, lmax, lmax - 1), gradient(&tables.ladder));
     code += if normalize {
         "    const real along = x * qx + y * qy + z * qz;\n    \
          dv[0] = (qx - x * along) * scale; dv[1] = (qy - y * along) * scale; dv[2] = (qz - z * along) * scale;\n}\n"

@@ -6,11 +6,15 @@
 
 #![allow(unsafe_code, reason = "launches of kernels, whose lengths are checked")]
 
+mod training;
+
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::ops::Range;
 
 use tesseral_kernels::{Args, Buffer, Device, DeviceError, Kernel, Launch, Source};
+
+pub use training::{TrainedContraction, training_source};
 
 use super::ContractionSpec;
 use crate::linear::cuda::DeviceGroups;
@@ -130,11 +134,13 @@ impl Sum {
     }
 }
 
-/// The code of a contraction, and which terms make each coefficient.
+/// The tree of a contraction, and which terms make each coefficient.
 struct Scheme {
-    header: String,
+    root: Node,
     entries: Vec<Vec<usize>>,
-    parts: usize,
+    parts: Vec<Range<usize>>,
+    /// Definitions of sizes, components and outputs.
+    sizes: String,
 }
 
 impl Scheme {
@@ -152,38 +158,49 @@ impl Scheme {
         for (_, output) in terms.keys() {
             of_output[*output] += 1;
         }
-        let parts = parts(&of_output);
         let list = |n: usize| (0..n).fold(String::new(), |list, k| list + &format!(" F({k})"));
-        let mut header = format!(
+        let sizes = format!(
             "#define CONTRACTION_CHANNELS {channels}u\n#define CONTRACTION_DIM {}u\n#define CONTRACTION_OUTPUTS {}u\n#define CONTRACTION_ENTRIES {}u\n\
-             #define CONTRACTION_COMPONENTS(F){}\n#define CONTRACTION_RESULTS(F){}\n#define CONTRACTION_FORWARD switch (blockIdx.z) {{",
+             #define CONTRACTION_COMPONENTS(F){}\n#define CONTRACTION_RESULTS(F){}\n",
             spec.dim(),
             spec.outputs(),
             entries.len(),
             list(spec.dim()),
             list(spec.outputs()),
         );
-        for (part, outputs) in parts.iter().enumerate() {
-            let _ = write!(header, "\\\n case {part}: ");
+        Self { root, entries, parts: parts(&of_output), sizes }
+    }
+
+    /// A definition of code that makes outputs part by part: `of_output` leaves the value of an output in the variable `value`.
+    fn by_outputs(&self, name: &str, value: &str, of_output: impl Fn(usize, &mut String)) -> String {
+        let mut code = format!("#define {name} switch (blockIdx.z) {{");
+        for (part, outputs) in self.parts.iter().enumerate() {
+            let _ = write!(code, "\\\n case {part}: ");
             for output in outputs.clone() {
-                header.push_str("{ ");
-                if root.has(output) {
-                    root.forward(output, 0, &mut header);
-                    let _ = write!(header, "P({output}, v0) }}\\\n ");
+                code.push_str("{ ");
+                if self.root.has(output) {
+                    of_output(output, &mut code);
+                    let _ = write!(code, "P({output}, {value}) }}\\\n ");
                 } else {
-                    let _ = write!(header, "P({output}, 0) }}\\\n ");
+                    let _ = write!(code, "P({output}, 0) }}\\\n ");
                 }
             }
-            header.push_str("break;");
+            code.push_str("break;");
         }
-        header.push_str(" }\n#define CONTRACTION_ADJOINT ");
-        root.adjoint(0, &mut header);
+        code + " }\n"
+    }
+
+    fn header(&self) -> String {
+        let mut header = self.sizes.clone();
+        header += &self.by_outputs("CONTRACTION_FORWARD", "v0", |output, code| self.root.forward(output, 0, code));
+        header.push_str("#define CONTRACTION_ADJOINT ");
+        self.root.adjoint(0, &mut header);
         header.push('\n');
-        Self { header, entries, parts: parts.len() }
+        header
     }
 
     fn source<T: tesseral_kernels::Real>(&self) -> Source {
-        Source::new::<T>("contraction", &["contraction", "contraction_adjoint"], self.header.clone())
+        Source::new::<T>("contraction", &["contraction", "contraction_adjoint"], self.header())
     }
 }
 
@@ -239,7 +256,7 @@ impl<T: Real + tesseral_kernels::Real> DeviceContraction<T> {
             dim: spec.dim(),
             outputs: spec.outputs(),
             channels,
-            parts: scheme.parts,
+            parts: scheme.parts.len(),
             sets,
             coefficients: device.upload(&data)?,
             forward: module.kernel("contraction")?,

@@ -35,16 +35,26 @@ fn table<T: Precision>() {
             let mut numbers = Random::new((n + k) as u64);
             let (x, wide_x) = random::<T>(&mut numbers, n * spec.dim_in());
             let (g, wide_g) = random::<T>(&mut numbers, n * spec.dim_out());
-            let mut want_back = vec![0.0; n * spec.dim_in()];
-            cpu::adjoint(&spec, &wide_x, &wide_g, &mut want_back);
-            let (x, g) = (device.upload(&x).unwrap(), device.upload(&g).unwrap());
+            let (u, wide_u) = random::<T>(&mut numbers, n * spec.dim_in());
+            let wanted = |len: usize, map: &dyn Fn(&mut [f64])| {
+                let mut want = vec![0.0; n * len];
+                map(&mut want);
+                want
+            };
+            let want_back = wanted(spec.dim_in(), &|out| cpu::adjoint(&spec, &wide_x, &wide_g, out));
+            let want_along = wanted(spec.dim_out(), &|out| cpu::tangent(&spec, &wide_x, &wide_u, out));
+            let want_second = wanted(spec.dim_in(), &|out| cpu::adjoint_tangent(&spec, &wide_x, &wide_g, &wide_u, out));
+            let (x, g, u) = (device.upload(&x).unwrap(), device.upload(&g).unwrap(), device.upload(&u).unwrap());
             let mut y = garbage::<T>(&device, n * spec.dim_out());
             gate.forward(&x, &mut y, n).unwrap();
             let mut dx = garbage::<T>(&device, n * spec.dim_in());
             gate.adjoint(&x, &g, &mut dx, n).unwrap();
-            let error = error(&y, &reference::evaluate(&spec, &wide_x)).max(error(&dx, &want_back));
-            assert!(error < T::TOLERANCE, "{n} atoms, {k} channels, {}: {error:e}", T::NAME);
-            worst = worst.max(error);
+            let first = error(&y, &reference::evaluate(&spec, &wide_x)).max(error(&dx, &want_back));
+            gate.tangent(&x, &u, &mut y, n).unwrap();
+            gate.adjoint_tangent(&x, &g, &u, &mut dx, n).unwrap();
+            let second = error(&y, &want_along).max(error(&dx, &want_second));
+            assert!(first.max(second) < T::TOLERANCE, "{n} atoms, {k} channels, {}: {first:e} {second:e}", T::NAME);
+            worst = worst.max(first).max(second);
         }
     }
     eprintln!("largest error {worst:.1e}");
@@ -60,7 +70,7 @@ fn gates_in_f32() {
     table::<f32>();
 }
 
-/// Values and slopes of every activation, and that nothing overflows.
+/// Values, slopes and curvatures of every activation, and that nothing overflows.
 fn activations<T: Precision>(tolerance: f64) {
     let Some(device) = testing::device() else { return };
     let x: Vec<T> =
@@ -76,15 +86,17 @@ fn activations<T: Precision>(tolerance: f64) {
     gate.forward(&x_on_device, &mut y, 1).unwrap();
     gate.adjoint(&x_on_device, &g, &mut dx, 1).unwrap();
     let (values, slopes) = (widen(&y.to_vec().unwrap()), widen(&dx.to_vec().unwrap()));
+    let mut second = garbage::<T>(&device, row.len());
+    gate.adjoint_tangent(&x_on_device, &g, &g, &mut second, 1).unwrap();
+    let curvatures = widen(&second.to_vec().unwrap());
     let wide = widen(&x);
-    for (activation, (values, slopes)) in ACTIVATIONS.iter().zip(values.chunks_exact(n).zip(slopes.chunks_exact(n))) {
-        let mut want_slopes = vec![0.0; n];
-        activation.e3nn().apply(1, &wide, &mut want_slopes);
-        let mut want = vec![0.0; n];
-        activation.e3nn().apply(0, &wide, &mut want);
-        for k in 0..n {
-            for (found, want) in [(values[k], want[k]), (slopes[k], want_slopes[k])] {
-                assert!((found - want).abs() <= tolerance * want.abs().max(1.0), "{activation:?}({}): {found} instead of {want}", wide[k]);
+    for (a, activation) in ACTIVATIONS.iter().enumerate() {
+        for (order, found) in [&values, &slopes, &curvatures].into_iter().enumerate() {
+            let mut want = vec![0.0; n];
+            activation.e3nn().apply(order, &wide, &mut want);
+            for ((&x, &found), want) in wide.iter().zip(&found[a * n..]).zip(want) {
+                let close = (found - want).abs() <= tolerance * want.abs().max(1.0);
+                assert!(close, "{activation:?}({x}), derivative {order}: {found} instead of {want}");
             }
         }
     }

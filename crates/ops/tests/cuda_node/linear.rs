@@ -1,6 +1,6 @@
 use tesseral_kernels::{Device, testing};
 use tesseral_o3::Irreps;
-use tesseral_ops::linear::cuda::{DeviceGroups, DeviceLinear};
+use tesseral_ops::linear::cuda::{DeviceGroups, DeviceLinear, TrainedLinear};
 use tesseral_ops::linear::{LinearSpec, reference};
 use tesseral_testkit::Random;
 
@@ -97,6 +97,64 @@ fn linear_maps_in_f64() {
 #[test]
 fn linear_maps_in_f32() {
     eprintln!("largest error {:.1e}", table::<f32>());
+}
+
+/// The sum over atoms of cotangent times features, as it stands in the definition.
+fn by_weights(spec: &LinearSpec, x: &[f64], g: &[f64], species: &[u32], sets: usize) -> Vec<f64> {
+    let mut weights = vec![0.0; sets * spec.weight_numel];
+    for (n, &set) in species.iter().enumerate() {
+        let (x, g) = (&x[n * spec.dim_in..], &g[n * spec.dim_out..]);
+        for i in &spec.instructions {
+            let to = &mut weights[set as usize * spec.weight_numel + i.weight_offset..];
+            for m in 0..i.components {
+                for u in 0..i.mul_in {
+                    for v in 0..i.mul_out {
+                        to[u * i.mul_out + v] += i.scale * x[i.in_offset + m * i.mul_in + u] * g[i.out_offset + m * i.mul_out + v];
+                    }
+                }
+            }
+        }
+    }
+    weights
+}
+
+fn trained<T: Precision>(device: &Device, spec: &LinearSpec, n: usize, sets: usize) {
+    let mut numbers = Random::new((n * 31 + sets) as u64);
+    let species = species(n, sets);
+    let groups = DeviceGroups::by_species(device, &species, sets).unwrap();
+    let (weights, wide_weights) = random::<T>(&mut numbers, sets * spec.weight_numel);
+    let (x, wide_x) = random::<T>(&mut numbers, n * spec.dim_in);
+    let (g, wide_g) = random::<T>(&mut numbers, n * spec.dim_out);
+    let (x, g) = (device.upload(&x).unwrap(), device.upload(&g).unwrap());
+    let mut linear = TrainedLinear::<T>::new(device, spec, sets).unwrap();
+    linear.load(&device.upload(&weights).unwrap()).unwrap();
+    let mut y = garbage::<T>(device, n * spec.dim_out);
+    linear.map().forward(&x, &mut y, &groups, false).unwrap();
+    let forward = error(&y, &reference::forward(spec, &wide_x, &wide_weights, &species));
+    let chunks = linear.chunks(device, &groups).unwrap();
+    let mut partial = garbage::<T>(device, linear.partial_len(&chunks));
+    let mut dw = garbage::<T>(device, sets * spec.weight_numel);
+    linear.adjoint_weights(&x, &g, (&groups, &chunks), &mut partial, &mut dw).unwrap();
+    let back = error(&dw, &by_weights(spec, &wide_x, &wide_g, &species, sets));
+    assert!(forward.max(back) < T::TOLERANCE, "{n} atoms, {sets} sets, {}: {forward:e} {back:e}", T::NAME);
+    let once = dw.to_vec().unwrap();
+    linear.adjoint_weights(&x, &g, (&groups, &chunks), &mut partial, &mut dw).unwrap();
+    assert!(dw.to_vec().unwrap() == once, "not the same bits");
+    assert!(linear.adjoint_weights(&x, &g, (&groups, &chunks), &mut partial, &mut garbage(device, 0)).is_err());
+}
+
+#[test]
+fn weights_are_loaded_and_differentiated() {
+    let Some(device) = testing::device() else { return };
+    let mut gap = spec("3x0e+2x1o", "2x0e+2x1o");
+    // Weights that nothing uses have no cotangent.
+    gap.weight_numel += 3;
+    for spec in [spec("1x0e", "1x0e"), spec("2x0o+5x0e+67x0e+17x1o+2x2e", "70x0e+3x3o+9x1o+4x0e"), gap] {
+        for (n, sets) in [(0, 1), (1, 5), (37, 1), (300, 5)] {
+            trained::<f64>(&device, &spec, n, sets);
+            trained::<f32>(&device, &spec, n, sets);
+        }
+    }
 }
 
 #[test]

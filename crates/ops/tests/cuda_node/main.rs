@@ -4,8 +4,10 @@
 
 mod contraction;
 mod gate;
+mod graph;
 mod linear;
 mod network;
+mod radial;
 mod rows;
 
 use tesseral_kernels::{Buffer, Device};
