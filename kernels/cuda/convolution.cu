@@ -9,6 +9,7 @@
 // at least RESIDENT of those on a multiprocessor, ITEMS, MOST_COMPONENTS and MOST_OUTPUTS of a block of features, and VALUES, the number of
 // derivatives by harmonics of degree 1 and up and by the place in the interval.
 #include "tesseral.cuh"
+#include "exchange.cuh"
 #include "radial.cuh"
 
 #define THREADS (WARPS * WARP)
@@ -84,7 +85,7 @@ static __device__ __forceinline__ void forward_tile(const Tile &tile, u32 n, u32
     const u32 channel = channel_of<Block>(slab, &exists);
     for (u32 e = 0; e < n; e++) {
         real x[Block::COMPONENTS];
-        Block::features(features, tile.row[e], channel, x);
+        Block::features(features, size_t(tile.row[e]) * DIM_IN + channel, x);
         Block::forward(x, tile.sums + e * STRIDE, coefficients(table, tile.interval[e], channel), tile.t[e], out);
     }
 }
@@ -126,44 +127,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #endif
 #if defined(PART_ADJOINT) || defined(PART_FEATURES)
 
-// Sums over the lanes of a warp of N values a lane, by exchanging halves: a lane ends with the sums of `left` of them, those from `first` on of
-// which `size` exist.
-template <u32 N, u32 MASK> struct Exchange {
-    static const u32 HALF = (N + 1) / 2;
-    static const u32 LEFT = N == 1 ? 1 : Exchange<HALF, MASK / 2>::LEFT;
-
-    static __device__ __forceinline__ void sum(real *v, bool upper) {
-#pragma unroll
-        for (u32 k = 0; k < HALF; k++) {
-            const real low = v[k], high = k + HALF < N ? v[k + HALF] : real(0);
-            v[k] = (upper ? high : low) + __shfl_xor_sync(FULL_MASK, upper ? low : high, MASK);
-        }
-    }
-    static __device__ __forceinline__ void run(real *v, u32 lane) {
-        if (N == 1)
-            v[0] += __shfl_xor_sync(FULL_MASK, v[0], MASK);
-        else
-            sum(v, (lane & MASK) != 0);
-        Exchange<HALF, MASK / 2>::run(v, lane);
-    }
-    static __device__ __forceinline__ void place(u32 lane, u32 *first, u32 *size) {
-        const bool upper = (lane & MASK) != 0;
-        if (N == 1) {
-            *size = upper ? 0 : *size;
-        } else if (upper) {
-            *first += HALF;
-            *size = *size > HALF ? *size - HALF : 0;
-        } else {
-            *size = min(*size, HALF);
-        }
-        Exchange<HALF, MASK / 2>::place(lane, first, size);
-    }
-};
-template <u32 N> struct Exchange<N, 0> {
-    static const u32 LEFT = N;
-    static __device__ __forceinline__ void run(real *, u32) {}
-    static __device__ __forceinline__ void place(u32, u32 *, u32 *) {}
-};
 typedef Exchange<VALUES, 16> Butterfly;
 
 template <class Block, bool FEATURES>
@@ -181,7 +144,7 @@ static __device__ __forceinline__ void adjoint_tile(const Tile &tile, u32 first,
     Butterfly::place(lane, &place, &size);
     for (u32 e = 0; e < n; e++) {
         real x[Block::COMPONENTS], dx[Block::COMPONENTS], values[VALUES];
-        Block::features(features, tile.row[e], channel, x);
+        Block::features(features, size_t(tile.row[e]) * DIM_IN + channel, x);
         Block::adjoint(x, g, tile.sums + e * STRIDE, coefficients(table, tile.interval[e], channel), tile.t[e], dx, values);
         if (FEATURES && exists && first + e < room)
             Block::store_features(dx, per_edge + size_t(first + e) * DIM_IN + channel);

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "kernels are launched by checked methods")]
 
 mod source;
+pub mod training;
 
 use std::ops::Range;
 

@@ -1,4 +1,5 @@
-//! Straight-line code for the paths of one convolution: the header of `kernels/cuda/convolution.cu`.
+//! Straight-line code for the paths of one convolution: the header of `kernels/cuda/convolution.cu`, and what that of
+//! `kernels/cuda/training_convolution.cu` shares with it.
 //!
 //! For one edge, one channel and a path with radial function R, T\[m1, m3\] = Σ_m2 C\[m1, m2, m3\]·Y\[m2\] couples features x to outputs:
 //!
@@ -19,7 +20,7 @@ use crate::spherical_harmonics;
 use crate::spherical_harmonics::cuda::{constant, scaled};
 
 /// Lanes of a warp: channels that go together.
-const WARP: usize = 32;
+pub(super) const WARP: usize = 32;
 /// Warps of a block of threads, at most.
 const MOST_WARPS: usize = 8;
 /// Warps that share the making of T.
@@ -49,8 +50,8 @@ enum Entry {
 }
 
 /// A path with what its code needs.
-struct PathCode<'a> {
-    path: &'a Path,
+pub(super) struct PathCode<'a> {
+    pub(super) path: &'a Path,
     /// `[m1][m3]`
     entries: Vec<Vec<Entry>>,
     /// Where its outputs are among those of the block.
@@ -58,17 +59,168 @@ struct PathCode<'a> {
 }
 
 /// The paths out of one block of features, sorted by degree of the edge.
-struct BlockCode<'a> {
+pub(super) struct BlockCode<'a> {
     offset: usize,
-    components: usize,
-    channels: usize,
-    outputs: usize,
-    paths: Vec<PathCode<'a>>,
+    pub(super) components: usize,
+    pub(super) channels: usize,
+    pub(super) outputs: usize,
+    pub(super) paths: Vec<PathCode<'a>>,
 }
 
 impl BlockCode<'_> {
-    fn slabs(&self) -> usize {
+    pub(super) fn slabs(&self) -> usize {
         self.channels.div_ceil(WARP)
+    }
+
+    /// Starts the struct of the block.
+    pub(super) fn open(&self, h: &mut String, b: usize) {
+        let &BlockCode { offset, components, channels, outputs, ref paths } = self;
+        line(h, format_args!("struct Block{b} {{"));
+        line(
+            h,
+            format_args!(
+                "    static const u32 COMPONENTS = {components}, CHANNELS = {channels}, OFFSET = {offset}, OUTPUTS = {outputs}, PATHS = {};",
+                paths.len()
+            ),
+        );
+    }
+
+    /// Reads the features of a channel; `at` is the place of the channel in the row.
+    pub(super) fn features(&self, h: &mut String, unit: bool) {
+        function(h, "features(const real *__restrict__ rows, size_t at, real *x)");
+        for m1 in 0..self.components {
+            if unit {
+                line(h, format_args!("        x[{m1}] = real(1);"));
+            } else {
+                line(h, format_args!("        x[{m1}] = __ldg(rows + at + {});", self.offset + m1 * self.channels));
+            }
+        }
+        close(h);
+    }
+
+    /// Of the outputs of a channel: (index, place in a row).
+    fn places(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.paths.iter().flat_map(|p| {
+            let (path, outputs) = (p.path, p.outputs);
+            (0..path.irreps[2].dim()).map(move |m3| (outputs + m3, path.out_offset + m3 * path.out_channels + path.out_channel))
+        })
+    }
+
+    /// Writes outputs.
+    pub(super) fn store(&self, h: &mut String) {
+        function(h, "store(const real *out, real *__restrict__ row)");
+        for (k, at) in self.places() {
+            line(h, format_args!("        row[{at}] = out[{k}];"));
+        }
+        close(h);
+    }
+
+    /// Reads cotangents of outputs.
+    pub(super) fn load(&self, h: &mut String) {
+        function(h, "load(const real *__restrict__ row, real *g)");
+        for (k, at) in self.places() {
+            line(h, format_args!("        g[{k}] = __ldg(row + {at});"));
+        }
+        close(h);
+    }
+
+    /// Writes cotangents of features.
+    pub(super) fn store_features(&self, h: &mut String) {
+        function(h, "store_features(const real *dx, real *__restrict__ row)");
+        for m1 in 0..self.components {
+            line(h, format_args!("        row[{}] = dx[{m1}];", self.offset + m1 * self.channels));
+        }
+        close(h);
+    }
+
+    /// out += R·Σ T·x.
+    pub(super) fn forward(&self, h: &mut String, given: Given, unit: bool) {
+        function(h, &format!("forward(const real *x, const real *s, {}, real *out)", given.parameters()));
+        for (k, code) in self.paths.iter().enumerate() {
+            let scalar = self.components == 1;
+            let times = if scalar && !unit { " * x[0]" } else { "" };
+            line(h, format_args!("        {{ // {}", title(code.path)));
+            line(h, format_args!("            const real r = {}{times};", given.radial(k, code.path)));
+            for m3 in 0..code.path.irreps[2].dim() {
+                let terms: Vec<String> =
+                    (0..self.components).filter_map(|m1| product(code.entries[m1][m3], (!scalar).then(|| format!("x[{m1}]")))).collect();
+                if !terms.is_empty() {
+                    line(h, format_args!("            out[{}] += r * ({});", code.outputs + m3, terms.join(" + ")));
+                }
+            }
+            line(h, format_args!("        }}"));
+        }
+        close(h);
+    }
+
+    /// dx += R·Σ T·g.
+    pub(super) fn pull(&self, h: &mut String, given: Given) {
+        function(h, &format!("pull(const real *g, const real *s, {}, real *dx)", given.parameters()));
+        for (k, code) in self.paths.iter().enumerate() {
+            line(h, format_args!("        {{ // {}", title(code.path)));
+            line(h, format_args!("            const real r = {};", given.radial(k, code.path)));
+            for m1 in 0..self.components {
+                if let Some(u) = backward(code, m1, "g") {
+                    line(h, format_args!("            dx[{m1}] += r * ({u});"));
+                }
+            }
+            line(h, format_args!("        }}"));
+        }
+        close(h);
+    }
+
+    /// dR += Σ x·T·g, one for each path.
+    pub(super) fn by_radial(&self, h: &mut String) {
+        function(h, "by_radial(const real *x, const real *g, const real *s, real *dr)");
+        for (k, code) in self.paths.iter().enumerate() {
+            let terms: Vec<String> =
+                (0..self.components).filter_map(|m1| backward(code, m1, "g").map(|u| format!("x[{m1}] * ({u})"))).collect();
+            if !terms.is_empty() {
+                line(h, format_args!("        dr[{k}] += {}; // {}", terms.join(" + "), title(code.path)));
+            }
+        }
+        close(h);
+    }
+
+    /// dY += Σ x·C·R·g, in the order of a row of harmonics.
+    pub(super) fn by_harmonics(&self, h: &mut String, given: Given) {
+        function(h, &format!("by_harmonics(const real *x, const real *g, {}, real *dy)", given.parameters()));
+        let mut first = 0;
+        for group in self.paths.chunk_by(|a, b| a.path.edge_offset == b.path.edge_offset) {
+            let irrep = group[0].path.irreps[1];
+            line(h, format_args!("        {{ // {irrep} of the edge"));
+            for (p, code) in group.iter().enumerate() {
+                line(h, format_args!("            const real r{p} = {};", given.radial(first + p, code.path)));
+                for m3 in 0..code.path.irreps[2].dim() {
+                    line(h, format_args!("            const real g{p}_{m3} = r{p} * g[{}];", code.outputs + m3));
+                }
+            }
+            for m2 in 0..irrep.dim() {
+                if let Some(sum) = self.by_harmonic(group, m2, false) {
+                    line(h, format_args!("            dy[{}] += {sum};", given.harmonic(group[0].path, m2)));
+                }
+            }
+            line(h, format_args!("        }}"));
+            first += group.len();
+        }
+        close(h);
+    }
+
+    /// The derivative by one harmonic of a degree, over the paths of that degree; `gP_M3` is R·g\[m3\] of path P.
+    fn by_harmonic(&self, group: &[PathCode<'_>], m2: usize, unit: bool) -> Option<String> {
+        let mut products = Vec::new();
+        for m1 in 0..self.components {
+            let mut terms = Vec::new();
+            for (p, code) in group.iter().enumerate() {
+                let mine = code.path.coefficients.iter().filter(|c| c.0 == m1 && c.1 == m2);
+                terms.extend(mine.map(|&(_, _, m3, c)| scaled(c, &format!("g{p}_{m3}"))));
+            }
+            if !terms.is_empty() {
+                let sum = terms.join(" + ");
+                products.push(if unit { sum } else { format!("x[{m1}] * ({sum})") });
+            }
+        }
+        (!products.is_empty()).then(|| products.join(" + "))
     }
 }
 
@@ -85,11 +237,17 @@ pub(super) struct Geometry {
     resident: usize,
 }
 
-/// The code of a convolution.
+/// The blocks of features that paths read, and the sums of an edge.
+pub(super) struct Blocks<'a> {
+    pub(super) blocks: Vec<BlockCode<'a>>,
+    /// (harmonic, coefficient).
+    pub(super) sums: Vec<Vec<(usize, f64)>>,
+}
+
+/// The code of a convolution for inference.
 pub(super) struct Code<'a> {
     spec: &'a TensorProductSpec,
     blocks: Vec<BlockCode<'a>>,
-    /// The sums of an edge: (harmonic, coefficient).
     sums: Vec<Vec<(usize, f64)>>,
     lmax: usize,
     normalize: bool,
@@ -97,21 +255,47 @@ pub(super) struct Code<'a> {
     pub(super) geometry: Geometry,
 }
 
-/// Where the components of a degree are among the harmonics.
-fn harmonic(path: &Path, m2: usize) -> usize {
-    path.irreps[1].l * path.irreps[1].l + m2
+/// Where harmonics and radial functions of an edge come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Given {
+    /// Harmonics of all degrees from 0 on, of which that of degree 0 is 1, and tables of radial functions.
+    Distances,
+    /// Any harmonics in a row, and radial functions in shared memory, `WARP` numbers from one path of a block to the next.
+    Rows,
 }
 
-impl<'a> Code<'a> {
-    /// # Panics
-    /// If a path has a degree of the edge beyond `lmax`, or, with `unit`, features that are not scalars.
-    pub(super) fn new(spec: &'a TensorProductSpec, lmax: usize, normalize: bool, unit: bool, real_bytes: usize) -> Self {
+impl Given {
+    /// Where a component of the degree of a path is among the harmonics.
+    fn harmonic(self, path: &Path, m2: usize) -> usize {
+        match self {
+            Given::Distances => path.irreps[1].l * path.irreps[1].l + m2,
+            Given::Rows => path.edge_offset + m2,
+        }
+    }
+
+    /// The parameters that the radial functions of an edge come from.
+    fn parameters(self) -> &'static str {
+        match self {
+            Given::Distances => "const real *__restrict__ c, real t",
+            Given::Rows => "const real *radial",
+        }
+    }
+
+    /// The radial function of a path of a block.
+    fn radial(self, k: usize, path: &Path) -> String {
+        match self {
+            Given::Distances => format!("table_value(c + {}, COLUMNS, t)", path.weight_offset),
+            Given::Rows => format!("radial[{}]", k * WARP),
+        }
+    }
+}
+
+impl<'a> Blocks<'a> {
+    pub(super) fn new(spec: &'a TensorProductSpec, given: Given) -> Self {
         let mut sums: Vec<Vec<(usize, f64)>> = Vec::new();
         let mut known = BTreeMap::new();
         let mut blocks: Vec<BlockCode<'a>> = Vec::new();
         for path in &spec.paths {
-            assert!(path.irreps[1].l <= lmax, "a path needs harmonics of degree {}, beyond {lmax}", path.irreps[1].l);
-            assert!(!unit || path.irreps[0].l == 0, "features of one are scalars");
             let b = blocks.iter().position(|b| b.offset == path.in_offset).unwrap_or_else(|| {
                 let (offset, components) = (path.in_offset, path.irreps[0].dim());
                 blocks.push(BlockCode { offset, components, channels: path.mul, outputs: 0, paths: Vec::new() });
@@ -120,15 +304,37 @@ impl<'a> Code<'a> {
             blocks[b].paths.push(PathCode { path, entries: Vec::new(), outputs: 0 });
         }
         for block in &mut blocks {
-            block.paths.sort_by_key(|p| p.path.irreps[1].l);
+            block.paths.sort_by_key(|p| (p.path.irreps[1].l, p.path.edge_offset));
             for code in &mut block.paths {
                 code.outputs = block.outputs;
                 block.outputs += code.path.irreps[2].dim();
                 code.entries = (0..block.components)
-                    .map(|m1| (0..code.path.irreps[2].dim()).map(|m3| entry(code.path, m1, m3, &mut sums, &mut known)).collect())
+                    .map(|m1| (0..code.path.irreps[2].dim()).map(|m3| entry(code.path, m1, m3, given, &mut sums, &mut known)).collect())
                     .collect();
             }
         }
+        Self { blocks, sums }
+    }
+
+    /// Whether every column of the features is read by some path.
+    pub(super) fn read_all(&self, spec: &TensorProductSpec) -> bool {
+        reads_all(&self.blocks, spec)
+    }
+}
+
+fn reads_all(blocks: &[BlockCode<'_>], spec: &TensorProductSpec) -> bool {
+    blocks.iter().map(|b| b.components * b.channels).sum::<usize>() == spec.dim_in
+}
+
+impl<'a> Code<'a> {
+    /// # Panics
+    /// If a path has a degree of the edge beyond `lmax`, or, with `unit`, features that are not scalars.
+    pub(super) fn new(spec: &'a TensorProductSpec, lmax: usize, normalize: bool, unit: bool, real_bytes: usize) -> Self {
+        for path in &spec.paths {
+            assert!(path.irreps[1].l <= lmax, "a path needs harmonics of degree {}, beyond {lmax}", path.irreps[1].l);
+            assert!(!unit || path.irreps[0].l == 0, "features of one are scalars");
+        }
+        let Blocks { blocks, sums } = Blocks::new(spec, Given::Distances);
         let items: usize = blocks.iter().map(BlockCode::slabs).sum();
         let warps = items.max(1).div_ceil(items.div_ceil(MOST_WARPS).max(1));
         // A multiprocessor has 65,536 registers: 16 warps leave a thread 128, 8 warps 255, which f64 and blocks of high degree need.
@@ -142,7 +348,7 @@ impl<'a> Code<'a> {
 
     /// Whether every column of the features is read by some path.
     pub(super) fn reads_all(&self) -> bool {
-        self.blocks.iter().map(|b| b.components * b.channels).sum::<usize>() == self.spec.dim_in
+        reads_all(&self.blocks, self.spec)
     }
 
     pub(super) fn header(&self, part: Part) -> String {
@@ -183,15 +389,11 @@ impl<'a> Code<'a> {
         h += "static __device__ __forceinline__ real table_value(const real *__restrict__ c, u32 columns, real t);\n\
               static __device__ __forceinline__ real table_jet(const real *__restrict__ c, u32 columns, real t, real *slope);\n";
         h += &spherical_harmonics::cuda::source(self.lmax, self.normalize);
-        self.combine(&mut h);
-        let mut list = String::from("#define BLOCKS(DO)");
-        let mut first = 0;
+        combine(&mut h, &self.sums, self.chunks());
         for (b, block) in self.blocks.iter().enumerate() {
             self.block(&mut h, b, block, part);
-            let _ = write!(list, " DO(Block{b}, {first}u, {}u)", block.slabs());
-            first += block.slabs();
         }
-        line(&mut h, format_args!("{list}"));
+        list(&mut h, &self.blocks);
         h
     }
 
@@ -199,108 +401,27 @@ impl<'a> Code<'a> {
         self.geometry.warps.min(CHUNKS)
     }
 
-    /// The function that makes a part of the sums of an edge.
-    fn combine(&self, h: &mut String) {
-        line(h, format_args!("static __device__ __forceinline__ void combine(u32 chunk, const real *y, real *s) {{"));
-        let size = self.sums.len().div_ceil(self.chunks()).max(1);
-        for (chunk, sums) in self.sums.chunks(size).enumerate() {
-            line(h, format_args!("    if (chunk == {chunk}u) {{"));
-            for (k, sum) in sums.iter().enumerate() {
-                let terms: Vec<String> = sum.iter().map(|&(m, c)| scaled(c, &format!("y[{m}]"))).collect();
-                line(h, format_args!("        s[{}] = {};", chunk * size + k, terms.join(" + ")));
-            }
-            line(h, format_args!("    }}"));
-        }
-        line(h, format_args!("}}"));
-    }
-
     fn block(&self, h: &mut String, b: usize, block: &BlockCode<'_>, part: Part) {
-        let &BlockCode { offset, components, channels, outputs, .. } = block;
-        line(h, format_args!("struct Block{b} {{"));
-        line(
-            h,
-            format_args!("    static const u32 COMPONENTS = {components}, CHANNELS = {channels}, OFFSET = {offset}, OUTPUTS = {outputs};"),
-        );
-        let function = |h: &mut String, signature: &str| line(h, format_args!("    static __device__ __forceinline__ void {signature} {{"));
-        function(h, "features(const real *__restrict__ rows, u32 row, u32 channel, real *x)");
-        if self.unit {
-            line(h, format_args!("        x[0] = real(1);"));
-        } else {
-            line(h, format_args!("        const real *at = rows + size_t(row) * {} + {offset} + channel;", self.spec.dim_in));
-            for m1 in 0..components {
-                line(h, format_args!("        x[{m1}] = __ldg(at + {});", m1 * channels));
-            }
-        }
-        line(h, format_args!("    }}"));
-        // Of the outputs of a channel: (index, place in a row).
-        let places = block.paths.iter().flat_map(|p| {
-            let (path, outputs) = (p.path, p.outputs);
-            (0..path.irreps[2].dim()).map(move |m3| (outputs + m3, path.out_offset + m3 * path.out_channels + path.out_channel))
-        });
+        block.open(h, b);
+        block.features(h, self.unit);
         if part == Part::Forward {
-            function(h, "store(const real *out, real *__restrict__ row)");
-            for (k, at) in places {
-                line(h, format_args!("        row[{at}] = out[{k}];"));
-            }
+            block.store(h);
         } else {
-            function(h, "load(const real *__restrict__ row, real *g)");
-            for (k, at) in places {
-                line(h, format_args!("        g[{k}] = __ldg(row + {at});"));
-            }
+            block.load(h);
         }
-        line(h, format_args!("    }}"));
         if part == Part::Features {
-            function(h, "store_features(const real *dx, real *__restrict__ row)");
-            for m1 in 0..components {
-                line(h, format_args!("        row[{}] = dx[{m1}];", offset + m1 * channels));
-            }
-            line(h, format_args!("    }}"));
-            function(h, "pull(const real *g, const real *s, const real *__restrict__ c, real t, real *dx)");
-            for code in &block.paths {
-                line(h, format_args!("        {{ // {}", title(code.path)));
-                line(h, format_args!("            const real r = table_value(c + {}, COLUMNS, t);", code.path.weight_offset));
-                for m1 in 0..components {
-                    if let Some(u) = backward(code, m1, "g") {
-                        line(h, format_args!("            dx[{m1}] += r * ({u});"));
-                    }
-                }
-                line(h, format_args!("        }}"));
-            }
-            line(h, format_args!("    }}"));
+            block.store_features(h);
+            block.pull(h, Given::Distances);
         } else if part == Part::Adjoint {
             // Called only where there are cotangents of features.
             function(h, "store_features(const real *, real *__restrict__)");
-            line(h, format_args!("    }}"));
+            close(h);
         }
         match part {
-            Part::Forward => self.forward(h, block),
+            Part::Forward => block.forward(h, Given::Distances, self.unit),
             Part::Adjoint | Part::Features => self.adjoint(h, block),
         }
         line(h, format_args!("}};"));
-    }
-
-    fn forward(&self, h: &mut String, block: &BlockCode<'_>) {
-        line(
-            h,
-            format_args!(
-                "    static __device__ __forceinline__ void forward(const real *x, const real *s, const real *__restrict__ c, real t, real *out) {{"
-            ),
-        );
-        for code in &block.paths {
-            let scalar = block.components == 1;
-            let times = if scalar && !self.unit { " * x[0]" } else { "" };
-            line(h, format_args!("        {{ // {}", title(code.path)));
-            line(h, format_args!("            const real r = table_value(c + {}, COLUMNS, t){times};", code.path.weight_offset));
-            for m3 in 0..code.path.irreps[2].dim() {
-                let terms: Vec<String> =
-                    (0..block.components).filter_map(|m1| product(code.entries[m1][m3], (!scalar).then(|| format!("x[{m1}]")))).collect();
-                if !terms.is_empty() {
-                    line(h, format_args!("            out[{}] += r * ({});", code.outputs + m3, terms.join(" + ")));
-                }
-            }
-            line(h, format_args!("        }}"));
-        }
-        line(h, format_args!("    }}"));
     }
 
     /// `values` are derivatives by harmonics from degree 1 on, then by the place in the interval.
@@ -342,22 +463,10 @@ impl<'a> Code<'a> {
                 }
             }
             for m2 in 0..if l2 > 0 { 2 * l2 + 1 } else { 0 } {
-                let mut products = Vec::new();
-                for m1 in 0..block.components {
-                    let mut terms = Vec::new();
-                    for (p, code) in group.iter().enumerate() {
-                        let mine = code.path.coefficients.iter().filter(|c| c.0 == m1 && c.1 == m2);
-                        terms.extend(mine.map(|&(_, _, m3, c)| scaled(c, &format!("g{p}_{m3}"))));
-                    }
-                    if !terms.is_empty() {
-                        let sum = terms.join(" + ");
-                        products.push(if self.unit { sum } else { format!("x[{m1}] * ({sum})") });
-                    }
-                }
-                if !products.is_empty() {
+                if let Some(sum) = block.by_harmonic(group, m2, self.unit) {
                     let k = l2 * l2 + m2 - 1;
                     let operator = if add(&mut set, k) { "+=" } else { "=" };
-                    line(h, format_args!("            values[{k}] {operator} {};", products.join(" + ")));
+                    line(h, format_args!("            values[{k}] {operator} {sum};"));
                 }
             }
             line(h, format_args!("        }}"));
@@ -371,8 +480,44 @@ impl<'a> Code<'a> {
     }
 }
 
-fn line(to: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(to: &mut String, text: std::fmt::Arguments<'_>) {
     let _ = writeln!(to, "{text}");
+}
+
+/// Starts a function of a block.
+pub(super) fn function(h: &mut String, signature: &str) {
+    line(h, format_args!("    static __device__ __forceinline__ void {signature} {{"));
+}
+
+/// Ends a function of a block.
+pub(super) fn close(h: &mut String) {
+    line(h, format_args!("    }}"));
+}
+
+/// The list of all blocks: name, first item, items.
+pub(super) fn list(h: &mut String, blocks: &[BlockCode<'_>]) {
+    let mut list = String::from("#define BLOCKS(DO)");
+    let mut first = 0;
+    for (b, block) in blocks.iter().enumerate() {
+        let _ = write!(list, " DO(Block{b}, {first}u, {}u)", block.slabs());
+        first += block.slabs();
+    }
+    line(h, format_args!("{list}"));
+}
+
+/// The function that makes a part of the sums of an edge.
+pub(super) fn combine(h: &mut String, sums: &[Vec<(usize, f64)>], chunks: usize) {
+    line(h, format_args!("static __device__ __forceinline__ void combine(u32 chunk, const real *y, real *s) {{"));
+    let size = sums.len().div_ceil(chunks).max(1);
+    for (chunk, sums) in sums.chunks(size).enumerate() {
+        line(h, format_args!("    if (chunk == {chunk}u) {{"));
+        for (k, sum) in sums.iter().enumerate() {
+            let terms: Vec<String> = sum.iter().map(|&(m, c)| scaled(c, &format!("y[{m}]"))).collect();
+            line(h, format_args!("        s[{}] = {};", chunk * size + k, terms.join(" + ")));
+        }
+        line(h, format_args!("    }}"));
+    }
+    line(h, format_args!("}}"));
 }
 
 fn title(path: &Path) -> String {
@@ -380,18 +525,25 @@ fn title(path: &Path) -> String {
 }
 
 /// Sums of an edge lie a multiple of four apart, so that several are read at once, and an odd multiple, so that lanes write to different banks.
-fn stride(sums: usize) -> usize {
+pub(super) fn stride(sums: usize) -> usize {
     let quads = sums.div_ceil(4).max(1);
     4 * (quads + 1 - quads % 2)
 }
 
 /// T\[m1, m3\] of a path; sums that are not there yet are added.
-fn entry(path: &Path, m1: usize, m3: usize, sums: &mut Vec<Vec<(usize, f64)>>, known: &mut BTreeMap<Vec<(usize, i64)>, usize>) -> Entry {
+fn entry(
+    path: &Path,
+    m1: usize,
+    m3: usize,
+    given: Given,
+    sums: &mut Vec<Vec<(usize, f64)>>,
+    known: &mut BTreeMap<Vec<(usize, i64)>, usize>,
+) -> Entry {
     let mut terms: Vec<(usize, f64)> =
-        path.coefficients.iter().filter(|c| c.0 == m1 && c.2 == m3).map(|&(_, m2, _, c)| (harmonic(path, m2), c)).collect();
+        path.coefficients.iter().filter(|c| c.0 == m1 && c.2 == m3).map(|&(_, m2, _, c)| (given.harmonic(path, m2), c)).collect();
     terms.sort_by_key(|t| t.0);
     let Some(&(first, leading)) = terms.first() else { return Entry::Zero };
-    if first == 0 {
+    if first == 0 && given == Given::Distances {
         return Entry::Constant(leading);
     }
     let sign = leading.signum();
