@@ -140,8 +140,10 @@ fn batches_do_not_matter() {
 /// A structure twice, side by side, and slightly different.
 fn doubled(structure: &Structure) -> Structure {
     let mut random = tesseral_testkit::Random::new(3);
-    let mut doubled = structure.clone();
-    let beside = if structure.pbc[0] { structure.cell.vectors[0] } else { [4.0, 0.3, 0.1] };
+    // Without labels, which would be those of half of it.
+    let mut doubled = Structure { pbc: structure.pbc, ..Structure::default() };
+    (doubled.cell, doubled.numbers, doubled.positions) = (structure.cell, structure.numbers.clone(), structure.positions.clone());
+    let beside = if structure.pbc[0] { structure.cell.vectors[0] } else { [3.0 * structure.len() as f64, 0.3, 0.1] };
     doubled.cell.vectors[0].iter_mut().for_each(|x| *x *= 2.0);
     doubled.numbers.extend_from_slice(&structure.numbers);
     doubled.positions.extend(structure.positions.iter().map(|r| std::array::from_fn(|x| r[x] + beside[x] + 0.05 * random.number())));
