@@ -12,8 +12,12 @@ const CHAINS: u32 = 8;
 const UNROLLED: u32 = 16;
 /// Blocks that a multiprocessor has to choose from.
 const BLOCKS: u32 = 32;
-/// Measurements, of which the best counts.
+/// Measurements of copies, of which the best counts.
 const REPEATS: usize = 5;
+/// Measurements of arithmetic, longer and longer until they take at least this many seconds; one that takes so long that it must be an emulator ends it.
+const ATTEMPTS: usize = 12;
+const SHORT: f64 = 5e-3;
+const LONG: f64 = 0.05;
 
 /// What is compiled.
 pub fn source<T: Real>() -> Source {
@@ -26,10 +30,10 @@ pub fn source<T: Real>() -> Source {
 /// If the device fails.
 pub fn flops<T: Real>(device: &Device) -> Result<f64, DeviceError> {
     let kernel = device.load(&source::<T>())?.kernel("peak_multiply_adds")?;
-    let (blocks, rounds) = if device.is_emulated() { (1, 1u32) } else { (BLOCKS * device.multiprocessors() as u32, 2000) };
+    let blocks = BLOCKS * device.multiprocessors() as u32;
     let mut out = device.zeros::<T>((blocks * THREADS) as usize)?;
-    let mut best = 0.0f64;
-    for _ in 0..=REPEATS {
+    let (mut rounds, mut best) = (1u32, 0.0f64);
+    for _ in 0..ATTEMPTS {
         let mut args = Args::new();
         args.value(rounds).buffer_mut(&mut out);
         device.synchronize()?;
@@ -37,8 +41,14 @@ pub fn flops<T: Real>(device: &Device) -> Result<f64, DeviceError> {
         // SAFETY: `out` has a number for each thread.
         unsafe { kernel.launch(&Launch::rows(blocks, THREADS), &args)? };
         device.synchronize()?;
-        let operations = 2.0 * f64::from(blocks * THREADS) * f64::from(rounds) * f64::from(CHAINS * UNROLLED);
-        best = best.max(operations / start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        best = best.max(2.0 * f64::from(blocks * THREADS) * f64::from(rounds) * f64::from(CHAINS * UNROLLED) / seconds);
+        if seconds > LONG {
+            break;
+        }
+        if seconds < SHORT {
+            rounds = rounds.saturating_mul(8);
+        }
     }
     Ok(best)
 }

@@ -256,6 +256,6 @@ fn rates_are_measured() {
     let Some(device) = testing::device() else { return };
     for rate in [peak::flops::<f32>(&device), peak::flops::<f64>(&device), peak::copy_bandwidth(&device)] {
         let rate = rate.unwrap();
-        assert!(rate > 0.0 && rate.is_finite() && (device.is_emulated() || rate > 1e10), "{rate}");
+        assert!(rate > 0.0 && rate.is_finite(), "{rate}");
     }
 }
