@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What can be tested of CUDA without a GPU: lints and tests with the feature `cuda`, of the engine too, on a driver that needs none; all kernels compiled by
-# NVRTC; kernels in the emulator under sanitizers.
+# What can be tested of CUDA without a GPU: lints and tests with the feature `cuda`, on a driver that needs none; all kernels compiled by NVRTC; kernels in the
+# emulator under sanitizers.
 #
 #   scripts/test_cuda.sh
 #
@@ -22,7 +22,4 @@ if [ -n "${CUDA_HOME:-}${TESSERAL_NVRTC:-}" ]; then
 fi
 cargo test --release -p tesseral-kernels --features cuda
 scripts/fake_gpu.sh cargo test --release -p tesseral-kernels --features cuda --test '*'
-# The engine, with graphs, and the program on a machine without a GPU.
-scripts/fake_gpu.sh cargo test --release --workspace --features tesseral/cuda --test device
-cargo test --release --workspace --features tesseral/cuda --test cli device
 scripts/sanitize_kernels.sh
