@@ -6,11 +6,13 @@ use std::ops::Range;
 
 use crate::{Device, DeviceError, Element, element};
 
-/// An array on a device, freed when dropped. An array without elements has no memory.
+/// An array on a device, freed when dropped unless [`borrowed`](Buffer::borrowed). An array without elements has no memory.
 pub struct Buffer<T> {
     device: Device,
     address: u64,
     len: usize,
+    /// Whether the memory is ours to free.
+    owned: bool,
     element: PhantomData<T>,
 }
 
@@ -19,10 +21,23 @@ impl<T: Element> Buffer<T> {
         let length = len.checked_mul(size_of::<T>()).filter(|&n| isize::try_from(n).is_ok());
         let length = length.ok_or(DeviceError::Memory { needed: usize::MAX, free: 0 })?;
         let address = if length == 0 { 0 } else { device.backend().allocate(length)? };
-        Ok(Self { device: device.clone(), address, len, element: PhantomData })
+        Ok(Self { device: device.clone(), address, len, owned: true, element: PhantomData })
     }
 
-    pub(crate) fn address(&self) -> u64 {
+    /// Memory that something else owns, and frees.
+    ///
+    /// # Safety
+    /// `address` is that of `len` elements in memory of this device, which is there until all work that was queued with this buffer is done. What else
+    /// uses it is queued on the stream of this device, and while the buffer lives nothing else writes, nor reads what is written through it.
+    #[allow(unsafe_code, reason = "an address")]
+    #[must_use]
+    pub unsafe fn borrowed(device: &Device, address: u64, len: usize) -> Self {
+        Self { device: device.clone(), address: if len == 0 { 0 } else { address }, len, owned: false, element: PhantomData }
+    }
+
+    /// Where it is in memory of the device; 0 without elements.
+    #[must_use]
+    pub fn address(&self) -> u64 {
         self.address
     }
 
@@ -151,7 +166,7 @@ impl<T: Element> Buffer<T> {
 impl<T> Drop for Buffer<T> {
     #[allow(unsafe_code, reason = "addresses")]
     fn drop(&mut self) {
-        if self.address != 0 {
+        if self.owned && self.address != 0 {
             // SAFETY: the allocation was made in `new` with this length, and nobody else frees it. Launches that use it are queued before, which is
             // enough; that of a graph is the duty of who launches it.
             unsafe { self.device.backend().free(self.address, self.len * size_of::<T>()) };

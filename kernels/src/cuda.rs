@@ -20,6 +20,19 @@ const OLDEST_DRIVER: (u32, u32) = (12, 0);
 type Result<T> = std::result::Result<T, DeviceError>;
 
 pub(crate) fn device(ordinal: usize) -> Result<Arc<dyn Backend>> {
+    open(ordinal, None)
+}
+
+/// On a stream of the primary context that something else owns.
+///
+/// # Safety
+/// That of `Device::on_stream`.
+#[allow(unsafe_code, reason = "a handle")]
+pub(crate) unsafe fn on_stream(ordinal: usize, stream: usize) -> Result<Arc<dyn Backend>> {
+    open(ordinal, Some(std::ptr::with_exposed_provenance_mut(stream)))
+}
+
+fn open(ordinal: usize, stream: Option<sys::CUstream>) -> Result<Arc<dyn Backend>> {
     let devices = probe::devices()?;
     let info = devices.get(ordinal).ok_or(DeviceError::Ordinal { ordinal, count: devices.len() })?;
     let found = driver_version()?;
@@ -30,7 +43,7 @@ pub(crate) fn device(ordinal: usize) -> Result<Arc<dyn Backend>> {
     if architecture < Architecture::OLDEST {
         return Err(DeviceError::Architecture { found: info.compute_capability, why: "8.0 (Ampere) is the oldest".to_owned() });
     }
-    let gpu = Arc::new(Gpu::new(ordinal, info.name.clone(), architecture)?);
+    let gpu = Arc::new(Gpu::new(ordinal, info.name.clone(), architecture, stream)?);
     Ok(Arc::new(Cuda { gpu, modules: Mutex::default() }))
 }
 
@@ -87,6 +100,8 @@ struct Gpu {
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// Whether the stream is ours to destroy.
+    owns_stream: bool,
     /// The pool of memory that is allocated and freed in the order of the stream, where the device has one.
     pool: Option<sys::CUmemoryPool>,
     /// While a graph is captured: what is to be freed afterwards.
@@ -102,7 +117,7 @@ unsafe impl Sync for Gpu {}
 
 #[allow(unsafe_code, reason = "calls of the driver")]
 impl Gpu {
-    fn new(ordinal: usize, name: String, architecture: Architecture) -> Result<Self> {
+    fn new(ordinal: usize, name: String, architecture: Architecture, stream: Option<sys::CUstream>) -> Result<Self> {
         let ordinal = c_int::try_from(ordinal).expect("counted by the driver");
         let device = check("cuDeviceGet", result::device::get(ordinal))?;
         let attribute = |which| {
@@ -114,12 +129,25 @@ impl Gpu {
         let has_pool = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0;
         // SAFETY: as above; released in `drop`.
         let context = check("cuDevicePrimaryCtxRetain", unsafe { result::primary_ctx::retain(device) })?;
-        let null = std::ptr::null_mut();
         let capturing = Mutex::default();
         // From here on `drop` releases what there is.
-        let mut gpu = Self { name, architecture, multiprocessors, shared_memory, device, context, stream: null, pool: None, capturing };
+        let mut gpu = Self {
+            name,
+            architecture,
+            multiprocessors,
+            shared_memory,
+            device,
+            context,
+            stream: stream.unwrap_or(std::ptr::null_mut()),
+            owns_stream: false,
+            pool: None,
+            capturing,
+        };
         gpu.bind()?;
-        gpu.stream = check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
+        if stream.is_none() {
+            gpu.stream = check("cuStreamCreate", result::stream::create(result::stream::StreamKind::NonBlocking))?;
+            gpu.owns_stream = true;
+        }
         if has_pool {
             // SAFETY: as above.
             let pool = check("cuDeviceGetDefaultMemPool", unsafe { result::device::get_default_mem_pool(device) })?;
@@ -216,7 +244,7 @@ impl Gpu {
 #[allow(unsafe_code, reason = "calls of the driver")]
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if self.bind().is_ok() && !self.stream.is_null() {
+        if self.owns_stream && self.bind().is_ok() {
             // SAFETY: buffers, modules and graphs keep the device, so that none is left; the stream is destroyed once.
             let _ = unsafe { result::stream::synchronize(self.stream).and_then(|()| result::stream::destroy(self.stream)) };
         }

@@ -51,6 +51,26 @@ impl Device {
         }
     }
 
+    /// A GPU, with the work queued on a stream of its primary context that something else owns, in order with what is queued there otherwise.
+    ///
+    /// # Errors
+    /// As [`cuda`](Self::cuda).
+    ///
+    /// # Safety
+    /// `stream` is a `CUstream` of the primary context of that GPU, null for its default stream, as an address. It is there as long as the device, its
+    /// buffers and kernels.
+    #[allow(unsafe_code, reason = "a handle")]
+    pub unsafe fn on_stream(ordinal: usize, stream: usize) -> Result<Self, DeviceError> {
+        #[cfg(feature = "cuda")]
+        // SAFETY: that of this function.
+        return Ok(Self(unsafe { crate::cuda::on_stream(ordinal, stream) }?));
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = (ordinal, stream);
+            Err(crate::probe::ProbeError::NotBuilt.into())
+        }
+    }
+
     /// This CPU, running the same kernels, slowly and one block after another. It is there for tests.
     ///
     /// # Errors
@@ -88,6 +108,12 @@ impl Device {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// A number that no other device has as long as this one is there.
+    #[must_use]
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     /// Its name, as the driver gives it.

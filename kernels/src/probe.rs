@@ -75,11 +75,12 @@ pub fn devices() -> Result<Vec<DeviceInfo>, ProbeError> {
 
 #[cfg(feature = "cuda")]
 mod cuda {
-    use cudarc::driver::sys::{self, CUdevice, CUdevice_attribute, CUresult};
+    use cudarc::driver::sys::{CUdevice, CUdevice_attribute, CUresult};
     use cudarc::driver::{DriverError, result};
 
     use super::{DeviceInfo, ProbeError};
 
+    #[cfg(not(feature = "cuda-linked"))]
     const LIBRARY: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 
     fn failed(call: &'static str) -> impl Fn(DriverError) -> ProbeError {
@@ -91,9 +92,10 @@ mod cuda {
 
     pub(super) fn devices() -> Result<Vec<DeviceInfo>, ProbeError> {
         // Every other function of cudarc panics where the library is missing.
+        #[cfg(not(feature = "cuda-linked"))]
         #[allow(unsafe_code, reason = "opening a library")]
         // SAFETY: this opens and closes the driver's library by its name, whose initialisers NVIDIA makes safe to run on any thread.
-        if !unsafe { sys::is_culib_present() } {
+        if !unsafe { cudarc::driver::sys::is_culib_present() } {
             return Err(ProbeError::NoDriver { library: LIBRARY });
         }
         result::init().map_err(failed("cuInit"))?;

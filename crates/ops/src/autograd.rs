@@ -202,6 +202,13 @@ impl CustomOp1 for Seed {
         Ok((zero, Shape::from(())))
     }
 
+    #[cfg(feature = "candle-cuda")]
+    fn cuda_fwd(&self, storage: &candle_core::CudaStorage, _: &Layout) -> candle_core::Result<(candle_core::CudaStorage, Shape)> {
+        let shape = Shape::from(());
+        let zero = candle_core::backend::BackendDevice::zeros_impl(storage.device(), &shape, storage.dtype())?;
+        Ok((zero, shape))
+    }
+
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> candle_core::Result<Option<Tensor>> {
         Ok(Some(self.0.clone()))
     }

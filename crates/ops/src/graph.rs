@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
+use tesseral_kernels::{Buffer, Device, DeviceError};
 
+use self::cuda::{DeviceSegments, DeviceSums};
+use crate::on_device::{OnDevice, Operand, cuda_fwd, lasting, twin};
 use crate::real::{Real, dispatch_real, slice};
+use crate::rows::{DeviceIndex, DeviceRows};
 
 /// Rows in consecutive segments: edges of a centre, atoms of a structure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +156,11 @@ impl Graph {
         &self.reverse
     }
 
+    /// What clones of a graph share: other graphs have another.
+    pub(crate) fn identity(&self) -> &Arc<Vec<u32>> {
+        &self.reverse
+    }
+
     /// Sums rows over the edges of each centre: `[E, k]` → `[N, k]`.
     ///
     /// # Errors
@@ -277,6 +286,8 @@ impl CustomOp1 for SegmentSum {
         })
     }
 
+    cuda_fwd!(x lx);
+
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(segment_broadcast(grad, &self.segments)?))
     }
@@ -294,6 +305,8 @@ impl CustomOp1 for SegmentBroadcast {
             Ok((<T as candle_core::WithDType>::to_cpu_storage_owned(out), (self.segments.rows(), k).into()))
         })
     }
+
+    cuda_fwd!(x lx);
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(segment_sum(grad, &self.segments)?))
@@ -317,8 +330,49 @@ impl CustomOp1 for Reversed {
         })
     }
 
+    cuda_fwd!(x lx);
+
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(grad.contiguous()?.apply_op1(Reversed { reverse: self.reverse.clone() })?))
+    }
+}
+
+/// Sums and gathers on a device.
+fn sums<T: Real>(device: &Device, segments: &Arc<Segments>) -> std::result::Result<(Arc<DeviceSums<T>>, Arc<DeviceSegments>), DeviceError> {
+    Ok((lasting(device, [0, 0], || DeviceSums::new(device))?, twin(device, segments, [0, 0], || DeviceSegments::new(device, segments))?))
+}
+
+impl OnDevice for SegmentSum {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok((self.segments.len(), two_dims(inputs[0], self.segments.rows(), self.name())?).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let (sums, segments) = sums(device, &self.segments)?;
+        sums.segment_sum(&inputs[0].data, &segments, out, inputs[0].dims[1])
+    }
+}
+
+impl OnDevice for SegmentBroadcast {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok((self.segments.rows(), two_dims(inputs[0], self.segments.len(), self.name())?).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let (sums, segments) = sums(device, &self.segments)?;
+        sums.segment_broadcast(&inputs[0].data, &segments, out, inputs[0].dims[1])
+    }
+}
+
+impl OnDevice for Reversed {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok((self.reverse.len(), two_dims(inputs[0], self.reverse.len(), self.name())?).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let index = twin(device, &self.reverse, [0, 0], || DeviceIndex::new(device, &self.reverse, self.reverse.len()))?;
+        let rows = lasting(device, [0, 0], || DeviceRows::<T>::new(device))?;
+        rows.take(&inputs[0].data, &index, out, inputs[0].dims[1])
     }
 }
 
@@ -363,6 +417,20 @@ pub(crate) mod tests {
         check_derivatives(std::slice::from_ref(&x), |x| graph.forces(&x[0])?.sqr(), true);
         let n = random.tensor(&[6, 2], DType::F64);
         check_derivatives(&[n], |n| graph.of_neighbors(&n[0])?.sqr()? + graph.of_centers(&n[0])?, true);
+    }
+
+    #[test]
+    fn kernels_do_what_the_ops_do() {
+        use crate::on_device::tests::check;
+        let mut random = Random::new(4);
+        for atoms in [1, 9] {
+            let graph = random_graph(atoms, &mut random);
+            let (nodes, edges) = (random.tensor(&[atoms, 5], DType::F64), random.tensor(&[graph.num_edges(), 5], DType::F64));
+            let segments = graph.segments();
+            check(&SegmentSum { segments: segments.clone() }, &[&edges], |t| segment_sum(&t[0], segments));
+            check(&SegmentBroadcast { segments: segments.clone() }, &[&nodes], |t| segment_broadcast(&t[0], segments));
+            check(&Reversed { reverse: graph.reverse.clone() }, &[&edges], |t| graph.reversed(&t[0]));
+        }
     }
 
     #[test]

@@ -5,9 +5,13 @@
 //! custom ops, differentiable twice). Channels are the fastest index everywhere.
 
 pub mod autograd;
+#[cfg(feature = "candle-cuda")]
+pub mod candle_cuda;
 pub mod gate;
 pub mod graph;
 pub mod linear;
+#[cfg_attr(not(any(test, feature = "candle-cuda")), allow(dead_code, reason = "only the CUDA halves and tests call it"))]
+mod on_device;
 pub mod parameters;
 pub mod radial;
 pub mod real;

@@ -160,6 +160,9 @@ pub enum TrainError {
     /// It was asked to stop. [`crate::trainer::train`] makes an [`crate::trainer::Ending`] of it.
     #[error(transparent)]
     Stopped(#[from] Stopped),
+    /// Training on a GPU with a program that was not built for it.
+    #[error("this program was built without training on CUDA devices (training.device)")]
+    NoCuda,
     /// An option that is not there yet for what was asked.
     #[error("{what}")]
     Unsupported {
@@ -214,6 +217,10 @@ impl TrainError {
                 "start the same program with the same arguments and files on all ranks; if it is the weights, on processors of one kind",
             ),
             Self::Finetune { hint, .. } => own(hint),
+            Self::NoCuda => own(
+                "set training.device = \"cpu\", or build it with the CUDA toolkit and `--features candle-cuda` (scripts/build_candle_cuda.sh does \
+                 without the toolkit)",
+            ),
             _ => None,
         }
     }

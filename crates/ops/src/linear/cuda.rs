@@ -4,11 +4,14 @@
 
 mod training;
 
+use std::sync::Arc;
+
 use tesseral_kernels::{Args, Buffer, Device, DeviceError, Kernel, Launch, Source};
 
 pub use training::{DeviceChunks, TrainedLinear, weights_source};
 
 use super::LinearSpec;
+use crate::on_device::twin;
 use crate::real::Real;
 use crate::rows::{DeviceIndex, room, size};
 
@@ -73,6 +76,19 @@ impl DeviceGroups {
     /// The species of each atom.
     pub fn species(&self) -> &DeviceIndex {
         &self.species
+    }
+}
+
+impl super::Groups {
+    /// The same on a device, kept as long as these.
+    pub(crate) fn on_device(self: &Arc<Self>, device: &Device) -> Result<Arc<DeviceGroups>, DeviceError> {
+        twin(device, self, [0, 0], || {
+            let mut species = vec![0; self.order().len()];
+            for group in 0..self.len() {
+                self.order()[self.range(group)].iter().for_each(|&row| species[row as usize] = group as u32);
+            }
+            DeviceGroups::by_species(device, &species, self.len())
+        })
     }
 }
 

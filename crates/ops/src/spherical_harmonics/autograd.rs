@@ -1,9 +1,14 @@
 //! The candle side: four ops, each the derivative of another.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use std::sync::Arc;
 
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use tesseral_kernels::{Buffer, Device, DeviceError};
+
+use super::cuda::DeviceHarmonics;
 use super::{count, cpu};
 use crate::autograd::{if_tracked, no_third_derivative};
+use crate::on_device::{OnDevice, Operand, cuda_fwd, lasting};
 use crate::real::{Real, dispatch_real, slice};
 
 #[derive(Clone, Copy)]
@@ -80,6 +85,8 @@ impl CustomOp1 for Evaluate {
         })
     }
 
+    cuda_fwd!(v lv);
+
     fn bwd(&self, v: &Tensor, _: &Tensor, g: &Tensor) -> Result<Option<Tensor>> {
         if_tracked(v, || adjoint(v, g, self.0))
     }
@@ -100,6 +107,8 @@ impl CustomOp2 for Adjoint {
         })
     }
 
+    cuda_fwd!(v lv, g lg);
+
     fn bwd(&self, v: &Tensor, g: &Tensor, _: &Tensor, u: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((if_tracked(v, || adjoint_tangent(v, g, u, self.0))?, if_tracked(g, || tangent(v, u, self.0))?))
     }
@@ -119,6 +128,8 @@ impl CustomOp2 for Tangent {
             output(edges, p.harmonics(), |out| cpu::tangent(v, u, p.lmax, p.normalize, out))
         })
     }
+
+    cuda_fwd!(v lv, u lu);
 
     fn bwd(&self, v: &Tensor, u: &Tensor, _: &Tensor, g: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         Ok((if_tracked(v, || adjoint_tangent(v, g, u, self.0))?, if_tracked(u, || adjoint(v, g, self.0))?))
@@ -149,7 +160,87 @@ impl CustomOp3 for AdjointTangent {
         })
     }
 
+    cuda_fwd!(v lv, g lg, u lu);
+
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         Err(no_third_derivative(self.name()))
+    }
+}
+
+impl Parameters {
+    fn on_device<T: Real>(self, device: &Device) -> std::result::Result<Arc<DeviceHarmonics<T>>, DeviceError> {
+        lasting(device, [self.lmax, usize::from(self.normalize)], || DeviceHarmonics::new(device, self.lmax, self.normalize))
+    }
+}
+
+impl OnDevice for Evaluate {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let edges = self.0.edges(self.name(), inputs[0])?;
+        Ok((edges, self.0.harmonics()).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.on_device(device)?.evaluate(&inputs[0].data, out, inputs[0].dims[0])
+    }
+}
+
+impl OnDevice for Adjoint {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let edges = self.0.edges(self.name(), inputs[0])?;
+        self.0.expect(self.name(), "cotangents", inputs[1], [edges, self.0.harmonics()])?;
+        Ok((edges, 3).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.on_device(device)?.adjoint(&inputs[0].data, &inputs[1].data, out, inputs[0].dims[0])
+    }
+}
+
+impl OnDevice for Tangent {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let edges = self.0.edges(self.name(), inputs[0])?;
+        self.0.expect(self.name(), "directions", inputs[1], [edges, 3])?;
+        Ok((edges, self.0.harmonics()).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.on_device(device)?.tangent(&inputs[0].data, &inputs[1].data, out, inputs[0].dims[0])
+    }
+}
+
+impl OnDevice for AdjointTangent {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let edges = self.0.edges(self.name(), inputs[0])?;
+        self.0.expect(self.name(), "cotangents", inputs[1], [edges, self.0.harmonics()])?;
+        self.0.expect(self.name(), "directions", inputs[2], [edges, 3])?;
+        Ok((edges, 3).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let [v, g, u] = [0, 1, 2].map(|k| &inputs[k].data);
+        self.0.on_device(device)?.adjoint_tangent(v, g, u, out, inputs[0].dims[0])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::on_device::tests::check;
+    use crate::testing::Random;
+
+    #[test]
+    fn kernels_do_what_the_ops_do() {
+        let mut random = Random::new(5);
+        for (n, lmax, normalize) in [(0, 2, true), (130, 3, true), (9, 2, false)] {
+            let p = Parameters { lmax, normalize };
+            let [v, u] = [0, 1].map(|_| random.tensor(&[n, 3], DType::F64));
+            let g = random.tensor(&[n, count(lmax)], DType::F64);
+            check(&Evaluate(p), &[&v], |t| evaluate(&t[0], p));
+            check(&Adjoint(p), &[&v, &g], |t| adjoint(&t[0], &t[1], p));
+            check(&Tangent(p), &[&v, &u], |t| tangent(&t[0], &t[1], p));
+            check(&AdjointTangent(p), &[&v, &g, &u], |t| adjoint_tangent(&t[0], &t[1], &t[2], p));
+        }
     }
 }

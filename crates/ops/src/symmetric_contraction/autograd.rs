@@ -1,13 +1,18 @@
 //! The candle side: six ops, closed under differentiation to second order.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use tesseral_kernels::{Buffer, Device, DeviceError};
 
+use super::cuda::TrainedContraction;
 use super::{ContractionSpec, cpu};
 use crate::autograd::{if_tracked, if_weights_wanted, no_third_derivative};
 use crate::linear::Groups;
+use crate::linear::cuda::DeviceChunks;
+use crate::on_device::{OnDevice, Operand, cuda_fwd, lasting, locked, twin};
 use crate::real::{Real, dispatch_real, slice};
+use crate::rows::{DeviceIndex, DeviceRows};
 
 /// The contraction that an op belongs to.
 #[derive(Clone)]
@@ -85,6 +90,16 @@ impl Contraction {
         }
     }
 
+    /// How many channels, if features, directions and cotangents in one tensor fit, and the coefficients.
+    fn check_joined(&self, op: &'static str, joined: &Layout, coefficients: &Layout) -> Result<usize> {
+        let components = 2 * self.spec.dim() + self.spec.outputs();
+        let k = self.channels(op, "features, directions and cotangents", joined, self.atoms(), components)?;
+        if self.check(op, &[], &[], &[coefficients])? != k {
+            return Err(candle_core::Error::Msg(format!("{op}: coefficients and features differ in channels")).bt());
+        }
+        Ok(k)
+    }
+
     fn output<T: Real>(&self, components: usize, channels: usize, fill: impl FnOnce(&mut [T])) -> Result<(CpuStorage, Shape)> {
         new_storage((self.atoms(), components, channels), fill)
     }
@@ -117,6 +132,8 @@ impl CustomOp2 for Evaluate {
         })
     }
 
+    cuda_fwd!(a la, c lc);
+
     fn bwd(&self, a: &Tensor, c: &Tensor, _: &Tensor, g: &Tensor) -> Result<Two> {
         let op = &self.0;
         Ok((if_tracked(a, || op.adjoint(a, c, g))?, if_weights_wanted(c, || op.adjoint_coefficients(a, g))?))
@@ -145,6 +162,8 @@ impl CustomOp3 for Adjoint {
         })
     }
 
+    cuda_fwd!(a la, c lc, g lg);
+
     fn bwd(&self, a: &Tensor, c: &Tensor, g: &Tensor, _: &Tensor, v: &Tensor) -> Result<Three> {
         let op = &self.0;
         Ok((
@@ -168,6 +187,8 @@ impl CustomOp2 for AdjointCoefficients {
             self.0.coefficients(k, |out| cpu::adjoint_coefficients(spec, k, a, g, elements, out))
         })
     }
+
+    cuda_fwd!(a la, g lg);
 
     /// The value is linear in the coefficients: ⟨d, ∂_c ⟨g, P⟩⟩ = ⟨g, P with coefficients d⟩.
     fn bwd(&self, a: &Tensor, g: &Tensor, _: &Tensor, d: &Tensor) -> Result<Two> {
@@ -198,6 +219,8 @@ impl CustomOp3 for Tangent {
         })
     }
 
+    cuda_fwd!(a la, v lv, c lc);
+
     fn bwd(&self, a: &Tensor, v: &Tensor, c: &Tensor, _: &Tensor, g: &Tensor) -> Result<Three> {
         let op = &self.0;
         Ok((
@@ -216,8 +239,7 @@ impl CustomOp2 for AdjointTangent {
     fn cpu_fwd(&self, joined: &CpuStorage, lj: &Layout, c: &CpuStorage, lc: &Layout) -> Result<(CpuStorage, Shape)> {
         let Contraction { spec, elements } = &self.0;
         let (n, dim) = (self.0.atoms(), spec.dim());
-        let k = self.0.channels(self.name(), "features, directions and cotangents", lj, n, 2 * dim + spec.outputs())?;
-        self.0.channels(self.name(), "coefficients", lc, elements.len(), spec.terms().len())?;
+        let k = self.0.check_joined(self.name(), lj, lc)?;
         dispatch_real!(joined, self.name(), |T| {
             let (joined, c) = (slice::<T>(joined, lj)?, slice::<T>(c, lc)?);
             let (mut a, mut v, mut g) = (Vec::new(), Vec::new(), Vec::new());
@@ -230,6 +252,8 @@ impl CustomOp2 for AdjointTangent {
             self.0.output(dim, k, |out| cpu::adjoint_tangent(spec, k, &a, &v, &g, c, elements, out))
         })
     }
+
+    cuda_fwd!(joined lj, c lc);
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Two> {
         Err(no_third_derivative(self.name()))
@@ -258,6 +282,8 @@ impl CustomOp3 for TangentCoefficients {
         })
     }
 
+    cuda_fwd!(a la, v lv, g lg);
+
     /// Linear in the coefficients too: ⟨d, ∂_c ⟨g, (v·∇)P⟩⟩ = ⟨g, (v·∇)P with coefficients d⟩.
     fn bwd(&self, a: &Tensor, v: &Tensor, g: &Tensor, _: &Tensor, d: &Tensor) -> Result<Three> {
         let op = &self.0;
@@ -266,5 +292,175 @@ impl CustomOp3 for TangentCoefficients {
             if_tracked(v, || op.adjoint(a, d, g))?,
             if_tracked(g, || op.tangent(a, v, d))?,
         ))
+    }
+}
+
+/// Chunks of groups for contractions.
+struct Chunks(DeviceChunks);
+
+/// Where the rows of features, directions and cotangents are in a tensor that joins them.
+struct Joined([DeviceIndex; 3]);
+
+impl Contraction {
+    fn shape_of(&self, components: usize, channels: usize) -> Shape {
+        (self.atoms(), components, channels).into()
+    }
+
+    fn shape_of_coefficients(&self, channels: usize) -> Shape {
+        (self.elements.len(), self.spec.terms().len(), channels).into()
+    }
+
+    /// The launcher; its coefficients are those of whoever had it last.
+    fn on_device<T: Real>(&self, device: &Device, channels: usize) -> std::result::Result<Arc<Mutex<TrainedContraction<T>>>, DeviceError> {
+        let sets = self.elements.len();
+        twin(device, &self.spec, [channels, sets], || TrainedContraction::new(device, &self.spec, channels, sets).map(Mutex::new))
+    }
+
+    fn run_by_coefficients<T: Real>(
+        &self,
+        device: &Device,
+        (a, v, g): (&Operand<T>, Option<&Operand<T>>, &Operand<T>),
+        out: &mut Buffer<T>,
+    ) -> std::result::Result<(), DeviceError> {
+        let groups = self.elements.on_device(device)?;
+        let launcher = self.on_device::<T>(device, a.dims[2])?;
+        let launcher = locked(&launcher);
+        let chunks = twin(device, &self.elements, [0, 0], || launcher.chunks(device, &groups).map(Chunks))?;
+        let mut partial = device.zeros(launcher.partial_len(&chunks.0))?;
+        launcher.by_coefficients(&a.data, v.map(|v| &v.data), &g.data, (&groups, &chunks.0), &mut partial, out)
+    }
+}
+
+impl OnDevice for Evaluate {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let k = self.0.check(self.name(), &[inputs[0]], &[], &[inputs[1]])?;
+        Ok(self.0.shape_of(self.0.spec.outputs(), k))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let groups = self.0.elements.on_device(device)?;
+        let launcher = self.0.on_device::<T>(device, inputs[0].dims[2])?;
+        let mut launcher = locked(&launcher);
+        launcher.load(&inputs[1].data)?;
+        launcher.map().forward(&inputs[0].data, out, &groups)
+    }
+}
+
+impl OnDevice for Adjoint {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let k = self.0.check(self.name(), &[inputs[0]], &[inputs[2]], &[inputs[1]])?;
+        Ok(self.0.shape_of(self.0.spec.dim(), k))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let groups = self.0.elements.on_device(device)?;
+        let launcher = self.0.on_device::<T>(device, inputs[0].dims[2])?;
+        let mut launcher = locked(&launcher);
+        launcher.load(&inputs[1].data)?;
+        launcher.map().adjoint(&inputs[0].data, &inputs[2].data, out, &groups)
+    }
+}
+
+impl OnDevice for AdjointCoefficients {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok(self.0.shape_of_coefficients(self.0.check(self.name(), &[inputs[0]], &[inputs[1]], &[])?))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.run_by_coefficients(device, (&inputs[0], None, &inputs[1]), out)
+    }
+}
+
+impl OnDevice for Tangent {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let k = self.0.check(self.name(), &inputs[..2], &[], &[inputs[2]])?;
+        Ok(self.0.shape_of(self.0.spec.outputs(), k))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let groups = self.0.elements.on_device(device)?;
+        let launcher = self.0.on_device::<T>(device, inputs[0].dims[2])?;
+        let mut launcher = locked(&launcher);
+        launcher.load(&inputs[2].data)?;
+        launcher.tangent(&inputs[0].data, &inputs[1].data, out, &groups)
+    }
+}
+
+impl OnDevice for AdjointTangent {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok(self.0.shape_of(self.0.spec.dim(), self.0.check_joined(self.name(), inputs[0], inputs[1])?))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        let (n, k) = (self.0.atoms(), inputs[0].dims[2]);
+        let groups = self.0.elements.on_device(device)?;
+        let (dim, outputs) = (self.0.spec.dim(), self.0.spec.outputs());
+        let widths = [dim, dim, outputs];
+        let joined = twin(device, &self.0.elements, [dim, outputs], || {
+            let mut first = 0;
+            let indices = widths.map(|width| {
+                let start = first;
+                first += width;
+                let rows: Vec<u32> =
+                    (0..n).flat_map(|i| (start..start + width).map(move |c| (i * (2 * dim + outputs) + c) as u32)).collect();
+                DeviceIndex::new(device, &rows, n * (2 * dim + outputs))
+            });
+            let [a, v, g] = indices;
+            Ok(Joined([a?, v?, g?]))
+        })?;
+        let rows = lasting(device, [0, 0], || DeviceRows::<T>::new(device))?;
+        let mut parts = Vec::new();
+        for (index, width) in joined.0.iter().zip(widths) {
+            let mut part = device.zeros(n * width * k)?;
+            rows.take(&inputs[0].data, index, &mut part, k)?;
+            parts.push(part);
+        }
+        let launcher = self.0.on_device::<T>(device, k)?;
+        let mut launcher = locked(&launcher);
+        launcher.load(&inputs[1].data)?;
+        launcher.adjoint_tangent(&parts[0], &parts[1], &parts[2], out, &groups)
+    }
+}
+
+impl OnDevice for TangentCoefficients {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        Ok(self.0.shape_of_coefficients(self.0.check(self.name(), &inputs[..2], &[inputs[2]], &[])?))
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.run_by_coefficients(device, (&inputs[0], Some(&inputs[1]), &inputs[2]), out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::on_device::tests::check;
+    use crate::symmetric_contraction::Term;
+    use crate::testing::Random;
+
+    #[test]
+    fn kernels_do_what_the_ops_do() {
+        let monomials: Vec<Vec<u16>> = vec![vec![0], vec![1, 2], vec![0, 0], vec![0, 1, 3], vec![2, 3, 3]];
+        let terms = (0..10).filter(|k| k % 4 != 1).map(|k| Term { output: k % 2, monomial: k / 2 }).collect();
+        let spec = Arc::new(ContractionSpec::new(4, 2, monomials, terms).unwrap());
+        let mut random = Random::new(6);
+        for n in [0, 21] {
+            let species: Vec<u32> = (0..n as u32).map(|k| k * 5 % 3).collect();
+            let op = Contraction { spec: spec.clone(), elements: Arc::new(Groups::new(&species, 3).unwrap()) };
+            let k = 35;
+            let [a, v] = [0, 1].map(|_| random.tensor(&[n, spec.dim(), k], DType::F64));
+            let g = random.tensor(&[n, spec.outputs(), k], DType::F64);
+            let c = random.tensor(&[3, spec.terms().len(), k], DType::F64);
+            check(&Evaluate(op.clone()), &[&a, &c], |t| op.evaluate(&t[0], &t[1]));
+            check(&Adjoint(op.clone()), &[&a, &c, &g], |t| op.adjoint(&t[0], &t[1], &t[2]));
+            check(&AdjointCoefficients(op.clone()), &[&a, &g], |t| op.adjoint_coefficients(&t[0], &t[1]));
+            check(&Tangent(op.clone()), &[&a, &v, &c], |t| op.tangent(&t[0], &t[1], &t[2]));
+            let joined = Tensor::cat(&[&a, &v, &g], 1).unwrap();
+            check(&AdjointTangent(op.clone()), &[&joined, &c], |t| t[0].apply_op2(&t[1], AdjointTangent(op.clone())));
+            check(&TangentCoefficients(op.clone()), &[&a, &v, &g], |t| op.tangent_coefficients(&t[0], &t[1], &t[2]));
+        }
     }
 }

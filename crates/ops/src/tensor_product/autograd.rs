@@ -8,14 +8,19 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp3, Error, Layout, Result, Shape, Tensor, WithDType};
 
+use tesseral_kernels::{Buffer, Device, DeviceError};
+
 use super::TensorProductSpec;
 use super::cpu::{Needs, adjoint, forward};
+use super::cuda::training::{DeviceDerivatives, DeviceGraph, DeviceInputs, MAX_HIDDEN, TrainingConvolution};
 use super::edges::{Inputs, Windows};
 use super::plan::Plan;
 use super::tangent::adjoint_tangent;
 use crate::autograd::{no_third_derivative, wants_positions, wants_weights};
 use crate::graph::Graph;
+use crate::on_device::{OnDevice, Operand, cuda_fwd, twin, with_parts};
 use crate::real::{Real, dispatch_real, slice};
+use crate::rows::size;
 
 /// Which convolution on which graph.
 #[derive(Clone)]
@@ -165,6 +170,8 @@ impl CustomOp3 for Forward {
         })
     }
 
+    cuda_fwd!(x lx, q lq, w lw);
+
     fn bwd(&self, x: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, g: &Tensor) -> Result<Parts> {
         let needs = Needs { x: x.track_op(), q: wants_positions(q), w: wants_weights(w) };
         adjoints(&self.0, &side_by_side(&[x, g])?, q, w, needs)
@@ -197,6 +204,8 @@ impl CustomOp3 for Adjoint {
             Ok((T::to_cpu_storage_owned(out), len.into()))
         })
     }
+
+    cuda_fwd!(xg lx, q lq, w lw);
 
     fn bwd(&self, xg: &Tensor, q: &Tensor, w: &Tensor, _: &Tensor, v: &Tensor) -> Result<Parts> {
         let conv = &self.conv;
@@ -249,7 +258,145 @@ impl CustomOp3 for AdjointTangent {
         })
     }
 
+    cuda_fwd!(xs lx, qs lq, w lw);
+
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Parts> {
         Err(no_third_derivative(self.name()))
+    }
+}
+
+/// Edges on a device.
+struct Edges {
+    on_device: DeviceGraph,
+    /// Where they belong to windows: the graph whose address is part of their key.
+    _graph: Option<Graph>,
+}
+
+impl Convolution {
+    fn kernels<T: Real>(&self, device: &Device) -> std::result::Result<Arc<TrainingConvolution<T>>, DeviceError> {
+        twin(device, &self.spec, [0, 0], || TrainingConvolution::new(device, &self.spec))
+    }
+
+    fn edges(&self, device: &Device) -> std::result::Result<Arc<Edges>, DeviceError> {
+        let identity = self.graph.identity();
+        let edges = |windows, _graph| Ok(Edges { on_device: DeviceGraph::new(device, &self.graph, windows)?, _graph });
+        match &self.windows {
+            Some(windows) => twin(device, windows, [Arc::as_ptr(identity).addr(), 0], || edges(Some(windows), Some(self.graph.clone()))),
+            None => twin(device, identity, [0, 0], || edges(None, None)),
+        }
+    }
+
+    /// The inputs of kernels, of edges with `copies` rows side by side.
+    fn operands<'a, T: Real>(&self, inputs: &'a [Operand<T>], copies: usize) -> std::result::Result<DeviceInputs<'a, T>, DeviceError> {
+        let [x, q, w] = [&inputs[0], &inputs[1], &inputs[2]];
+        let hidden = q.dims[1] / copies - self.spec.dim_edge;
+        size("training_convolution", "radial features, more than the kernels hold", hidden, hidden.min(MAX_HIDDEN))?;
+        Ok(DeviceInputs { x: &x.data, x_stride: x.dims[1], q: &q.data, q_stride: q.dims[1], hidden, w: &w.data })
+    }
+
+    /// Lengths of the derivatives by features of `width` numbers an atom, by edges and by the matrix.
+    fn lengths(&self, needs: Needs, width: usize, hidden: usize) -> [Option<usize>; 3] {
+        let rows = self.windows.as_ref().map_or(hidden, |w| w.rows);
+        [
+            needs.x.then_some(self.graph.num_atoms() * width),
+            needs.q.then_some(self.graph.num_edges() * (self.spec.dim_edge + hidden)),
+            needs.w.then_some(rows * self.spec.weight_numel),
+        ]
+    }
+
+    fn run_derivatives<T: Real>(
+        &self,
+        device: &Device,
+        inputs: &[Operand<T>],
+        out: &mut Buffer<T>,
+        needs: Needs,
+        along: bool,
+    ) -> std::result::Result<(), DeviceError> {
+        let (kernels, edges) = (self.kernels::<T>(device)?, self.edges(device)?);
+        let inputs = self.operands(inputs, if along { 2 } else { 1 })?;
+        let width = self.spec.dim_in + if along { self.spec.dim_out } else { 0 };
+        let mut scratch = device.zeros(if needs.w { kernels.scratch_len(&edges.on_device, inputs.hidden) } else { 0 })?;
+        with_parts(out, self.lengths(needs, width, inputs.hidden), |[dx, dq, dw]| {
+            let to = DeviceDerivatives { dx, dq, dw: dw.map(|dw| (dw, &mut scratch)) };
+            if along { kernels.adjoint_tangent(&edges.on_device, inputs, to) } else { kernels.adjoint(&edges.on_device, inputs, to) }
+        })
+    }
+}
+
+impl OnDevice for Forward {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let conv = &self.0;
+        conv.check_all(self.name(), ("features", inputs[0], conv.spec.dim_in), (inputs[1], 1), inputs[2])?;
+        Ok((conv.graph.num_atoms(), conv.spec.dim_out).into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.0.kernels::<T>(device)?.forward(&self.0.edges(device)?.on_device, self.0.operands(inputs, 1)?, out)
+    }
+}
+
+impl OnDevice for Adjoint {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let (spec, needs) = (&self.conv.spec, self.needs);
+        let width = spec.dim_in + spec.dim_out;
+        let hidden = self.conv.check_all(self.name(), ("features and cotangents", inputs[0], width), (inputs[1], 1), inputs[2])?;
+        Ok(self.conv.lengths(needs, spec.dim_in, hidden).iter().flatten().sum::<usize>().into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.conv.run_derivatives(device, inputs, out, self.needs, false)
+    }
+}
+
+impl OnDevice for AdjointTangent {
+    fn shape(&self, inputs: &[&Layout]) -> Result<Shape> {
+        let (spec, needs) = (&self.conv.spec, self.needs);
+        let width = 2 * spec.dim_in + spec.dim_out;
+        let what = "features, cotangents and directions";
+        let hidden = self.conv.check_all(self.name(), (what, inputs[0], width), (inputs[1], 2), inputs[2])?;
+        Ok(self.conv.lengths(needs, spec.dim_in + spec.dim_out, hidden).iter().flatten().sum::<usize>().into())
+    }
+
+    fn run<T: Real>(&self, device: &Device, inputs: &[Operand<T>], out: &mut Buffer<T>) -> std::result::Result<(), DeviceError> {
+        self.conv.run_derivatives(device, inputs, out, self.needs, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+    use tesseral_o3::TensorProductPaths;
+
+    use super::*;
+    use crate::graph::tests::random_graph;
+    use crate::on_device::tests::check;
+    use crate::testing::Random;
+
+    #[test]
+    fn kernels_do_what_the_ops_do() {
+        let paths = TensorProductPaths::new(&"33x0e+5x1o".parse().unwrap(), &"0e+1o+2e".parse().unwrap(), |out| out.l <= 1).unwrap();
+        let spec = Arc::new(TensorProductSpec::new(&paths).unwrap());
+        let mut random = Random::new(8);
+        for (atoms, windows) in [(1, false), (7, false), (7, true)] {
+            let graph = random_graph(atoms, &mut random);
+            let (edges, hidden) = (graph.num_edges(), 3);
+            let rows = if windows { 11 } else { hidden };
+            let first = (0..edges as u32).map(|e| (5 * e + e * e) % 9).collect();
+            let windows = windows.then(|| Arc::new(Windows { first, rows }));
+            let conv = Convolution { spec: spec.clone(), graph, windows };
+            let [x, g, along_x] = [spec.dim_in, spec.dim_out, spec.dim_in].map(|width| random.tensor(&[atoms, width], DType::F64));
+            let [q, along_q] = [0, 1].map(|_| random.tensor(&[edges, spec.dim_edge + hidden], DType::F64));
+            let w = random.tensor(&[rows, spec.weight_numel], DType::F64);
+            check(&Forward(conv.clone()), &[&x, &q, &w], |t| convolution(&conv, &t[0], &t[1], &t[2]));
+            let (xg, xs) = (side_by_side(&[&x, &g]).unwrap(), side_by_side(&[&x, &g, &along_x]).unwrap());
+            let qs = side_by_side(&[&q, &along_q]).unwrap();
+            for needs in [Needs { x: true, q: true, w: true }, Needs { x: false, q: true, w: false }, Needs { x: true, q: false, w: true }]
+            {
+                let op = || Adjoint { conv: conv.clone(), needs };
+                check(&op(), &[&xg, &q, &w], |t| t[0].apply_op3(&t[1], &t[2], op()));
+                let op = || AdjointTangent { conv: conv.clone(), needs };
+                check(&op(), &[&xs, &qs, &w], |t| t[0].apply_op3(&t[1], &t[2], op()));
+            }
+        }
     }
 }

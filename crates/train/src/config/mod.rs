@@ -32,7 +32,7 @@ pub use overrides::Presets;
 pub use template::template;
 pub use training::{
     BatchConfig, CheckpointConfig, FinetuneConfig, FinetuneMode, LoraConfig, NewElements, OnNan, OutputConfig, Precision, ReplayConfig,
-    ReplayLabels, Time, TrainingConfig,
+    ReplayLabels, Time, TrainingConfig, TrainingDevice,
 };
 
 use crate::architecture::ModelConfig;

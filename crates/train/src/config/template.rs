@@ -309,6 +309,8 @@ validate_every = 1
 accumulate = 1
 # Floating-point type of weights and features, "f32" or "f64". Energies are summed in f64 in any case.
 precision = "f32"
+# Where it is computed: "cpu", or "cuda" or "cuda:1" with a program that was built for it (feature candle-cuda).
+device = "cpu"
 # Seed of initial weights and of the order of frames.
 seed = 123
 # Threads that prepare batches.

@@ -33,6 +33,8 @@ pub struct TrainingConfig {
     pub accumulate: usize,
     /// What weights and features are computed in; energies are summed in f64 in any case. Default `f32`.
     pub precision: Precision,
+    /// Where it is computed. Default `cpu`.
+    pub device: TrainingDevice,
     /// Seed of initial weights and of the order of frames. Default 123.
     pub seed: u64,
     /// Threads that prepare batches. Default 1.
@@ -56,6 +58,7 @@ impl Default for TrainingConfig {
             valid_batch: BatchConfig { edges: 10_000, ..BatchConfig::default() },
             accumulate: 1,
             precision: Precision::F32,
+            device: TrainingDevice::Cpu,
             seed: 123,
             threads: 1,
             nan: OnNan::Stop,
@@ -113,6 +116,39 @@ pub enum Precision {
     F32,
     /// 64 bits.
     F64,
+}
+
+/// Where a model is trained: `cpu`, `cuda`, `cuda:1`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TrainingDevice {
+    /// All cores that the program has.
+    #[default]
+    Cpu,
+    /// A GPU, counted from 0 as in `nvidia-smi`; needs a program built with the feature `candle-cuda`.
+    Cuda(usize),
+}
+
+impl TryFrom<String> for TrainingDevice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match (text.as_str(), text.strip_prefix("cuda:").and_then(|n| n.parse().ok())) {
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            (_, Some(ordinal)) => Ok(Self::Cuda(ordinal)),
+            _ => Err(format!("`{text}` is no device; it can be cpu, cuda, or cuda:1 and so on")),
+        }
+    }
+}
+
+impl From<TrainingDevice> for String {
+    fn from(device: TrainingDevice) -> Self {
+        match device {
+            TrainingDevice::Cpu => "cpu".into(),
+            TrainingDevice::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        }
+    }
 }
 
 /// What happens when a loss or gradient is NaN or infinite.

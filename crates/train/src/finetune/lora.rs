@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use tesseral_ops::linear::LinearSpec;
 
 use super::values;
@@ -67,7 +67,7 @@ impl LowRank {
         let mut maps = BTreeMap::new();
         for (name, weight) in weights {
             let variable =
-                |x: Vec<f64>, shape: &[usize]| Var::from_tensor(&Tensor::from_vec(x, shape, &Device::Cpu)?.to_dtype(weight.dtype())?);
+                |x: Vec<f64>, shape: &[usize]| Var::from_tensor(&Tensor::from_vec(x, shape, weight.device())?.to_dtype(weight.dtype())?);
             let ranges = new_rows.get(name).cloned().unwrap_or_default();
             let spec = specs.get(name);
             if spec.is_none() && ranges.is_empty() {
@@ -141,7 +141,7 @@ impl LowRank {
                     merged[place] = x;
                 }
             }
-            let merged = Tensor::from_vec(merged, map.weight.shape(), &Device::Cpu)?.to_dtype(map.weight.dtype())?;
+            let merged = Tensor::from_vec(merged, map.weight.shape(), map.weight.device())?.to_dtype(map.weight.dtype())?;
             map.weight.set(&merged)?;
         }
         Ok(())
@@ -156,7 +156,7 @@ impl LowRank {
         for (name, map) in &self.maps {
             let Some(gradient) = gradients.get(name) else { continue };
             let gradient = values(gradient)?;
-            let tensor = |x: Vec<f64>, like: &Var| Tensor::from_vec(x, like.shape(), &Device::Cpu)?.to_dtype(like.dtype());
+            let tensor = |x: Vec<f64>, like: &Var| Tensor::from_vec(x, like.shape(), like.device())?.to_dtype(like.dtype());
             if let Some((ranges, new)) = &map.new {
                 let of_new = ranges.iter().cloned().flatten().map(|place| gradient[place]).collect();
                 projected.insert(format!("{name}.lora.new"), tensor(of_new, new)?);
@@ -184,7 +184,7 @@ impl LowRank {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
     use tesseral_atoms::Structure;
     use tesseral_potentials::{Artifact, Model, Parameters};
     use tesseral_testkit::{Random, slope};

@@ -16,7 +16,7 @@ use super::{Files, Progress, Ready, Request, forgetting};
 use crate::architecture::{self, TrainingStatistics, is_constant};
 use crate::average::Average;
 use crate::checkpoint::{self, Checkpoint, Found, TrainingState};
-use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig};
+use crate::config::{FinetuneMode, Precision, ReplayLabels, TrainConfig, TrainingDevice};
 use crate::data::{Dataset, Frame, FrameSource, Memory, MissingLabels, UntilStopped, elements_of};
 use crate::doctor::{self, Subject};
 use crate::error::TrainError;
@@ -242,6 +242,23 @@ fn kept_fisher(
 /// Section of the file of the Fisher information.
 const FISHER: &str = "fisher";
 
+/// The device of tensors.
+fn open(device: TrainingDevice) -> Result<Device, TrainError> {
+    match device {
+        TrainingDevice::Cpu => Ok(Device::Cpu),
+        #[cfg(feature = "candle-cuda")]
+        TrainingDevice::Cuda(ordinal) => {
+            use candle_core::backend::BackendDevice as _;
+            let device = candle_core::CudaDevice::new(ordinal)?;
+            // What our kernels need is found missing now rather than in the first step.
+            tesseral_ops::candle_cuda::device(&device)?;
+            Ok(Device::Cuda(device))
+        }
+        #[cfg(not(feature = "candle-cuda"))]
+        TrainingDevice::Cuda(_) => Err(TrainError::NoCuda),
+    }
+}
+
 /// Makes everything ready. If it is asked to stop before that, it leaves nothing that would count as a run, and of a run that was to go on nothing is changed.
 ///
 /// Of several ranks the first one writes, and makes what is not certain to be the same bits on other machines; all read the data. Each exchange between them
@@ -253,6 +270,7 @@ pub(super) fn begin(
     tell: &mut (dyn FnMut(Progress<'_>) + Send),
 ) -> Result<Course, TrainError> {
     let Request { config, foundation, resume, mut provenance } = request;
+    let device = open(config.training.device)?;
     let files = Files::new(config);
     let write = |path: std::path::PathBuf, source| TrainError::Write { path, source };
     if ranks.is_first() {
@@ -335,7 +353,6 @@ pub(super) fn begin(
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
     };
-    let device = Device::Cpu;
     let maps = match (&foundation, config.finetune.mode) {
         (Some(_), FinetuneMode::Lora) => {
             let parameters = Parameters::frozen(&initial, dtype, &device);

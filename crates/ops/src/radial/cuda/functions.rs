@@ -155,7 +155,8 @@ impl<T: Real> DeviceBases<T> {
         self.basis(Basis::Chebyshev { order }, t, None, out, (edges, n))
     }
 
-    fn basis(
+    /// Any of them.
+    pub(in crate::radial) fn basis(
         &self,
         basis: Basis,
         distances: &Buffer<T>,
