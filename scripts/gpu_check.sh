@@ -38,7 +38,8 @@ bundle() { # folder models
     cp -r examples "$folder/structures"
     for model in "$@"; do
         name="$(basename "${model%.*}")"
-        "$folder/bin/tesseral" import "$model" -o "$folder/models/$name.safetensors" --licence unknown --force
+        rm -f "$folder/models/$name.safetensors"
+        "$folder/bin/tesseral" import "$model" -o "$folder/models/$name.safetensors"
     done
     # NVRTC, unless the machine is known to have it. 110 MB, a third of that when packed.
     if [[ -z "${TESSERAL_BUNDLE_WITHOUT_NVRTC:-}" ]]; then

@@ -179,7 +179,7 @@ fn parts_do_not_matter() {
     assert_eq!(found, wanted.len());
 }
 
-/// Steps with a list that is kept, the third of them recorded as a graph and later ones replayed, give the bits of a first step.
+/// Steps with a list that is kept, the second of them recorded as a graph and later ones replayed, give the bits of a first step.
 #[test]
 fn steps_repeat() {
     let Some(device) = testing::device() else { return };

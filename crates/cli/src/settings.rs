@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use tesseral_infer::{Dtype, Engine, Options, Potential};
+use tesseral_infer::{DeviceChoice, Dtype, Engine, Options, Potential};
 use tesseral_models::{Cache, Manifest, default_manifest};
 use tesseral_potentials::artifact::Artifact;
 use tesseral_train::TrainError;
@@ -52,7 +52,9 @@ pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg,
         let message = "--exact-radial is about the compiled engine: the differentiable one has no tables";
         return Err(Hinted::new(message).usage().into());
     }
-    let memory = engine.memory.or_else(available_memory);
+    // What the machine has free says nothing of the memory of a GPU.
+    let here = matches!(engine.device.device, DeviceChoice::Cpu | DeviceChoice::Auto);
+    let memory = engine.memory.or_else(|| available_memory().filter(|_| here));
     let kind = match engine.engine {
         EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
         EngineArg::Differentiable => Engine::Differentiable,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use tesseral_kernels::{Device, probe};
+use tesseral_kernels::Device;
 
 use crate::InferError;
 
@@ -77,7 +77,7 @@ impl DeviceChoice {
             Self::Cpu => Vec::new(),
             Self::Emulated => vec![Device::emulated()?],
             Self::Cuda(devices) => devices.iter().map(|&n| Device::cuda(n)).collect::<Result<_, _>>()?,
-            Self::Auto => match probe::devices().map_err(|e| e.to_string()).and_then(|_| Device::cuda(0).map_err(|e| e.to_string())) {
+            Self::Auto => match Device::cuda(0) {
                 Ok(device) => {
                     tracing::info!("--device auto: {}", device.name());
                     vec![device]

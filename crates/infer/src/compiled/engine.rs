@@ -465,11 +465,7 @@ impl<T: HasSlabs> Session<T> {
             to.atomic_energies[i as usize] = self.energies[k] + fields;
         }
         to.energy = to.atomic_energies.iter().sum();
-        to.stress = (structure.pbc == [true; 3]).then(|| {
-            let volume = structure.cell.volume();
-            let sum = |a: usize, b: usize| self.strains.iter().map(|s| s[a][b]).sum::<f64>();
-            std::array::from_fn(|a| std::array::from_fn(|b| 0.5 * (sum(a, b) + sum(b, a)) / volume))
-        });
+        to.stress = stress(structure, |a, b| self.strains.iter().map(|s| s[a][b]).sum());
     }
 
     /// Bytes of everything that grows with the structure.
@@ -510,6 +506,13 @@ impl<T: HasSlabs> Session<T> {
         }
         Stage::ALL.into_iter().zip(seconds).collect()
     }
+}
+
+/// sym Σ v ⊗ dE/dv / V, eV/Å³, of a structure that is periodic in all directions, from the elements of the sum over its edges (eV).
+pub(super) fn stress(structure: &Structure, sum: impl Fn(usize, usize) -> f64) -> Option<[[f64; 3]; 3]> {
+    let volume = structure.cell.volume();
+    let element = |a: usize, b: usize| 0.5 * (sum(a, b) + sum(b, a)) / volume;
+    (structure.pbc == [true; 3]).then(|| std::array::from_fn(|a| std::array::from_fn(|b| element(a, b))))
 }
 
 /// Adds the rows that the domains of a wave have collected to the atoms they belong to, in the order of the domains.

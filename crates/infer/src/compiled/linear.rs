@@ -13,6 +13,18 @@ use super::rows::Shape;
 /// Consecutive atoms of one species.
 pub(super) type Group = (u32, Range<usize>);
 
+/// The groups of atoms that are sorted by species, or at least in runs.
+pub(super) fn groups(species: &[u32]) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (i, &of) in species.iter().enumerate() {
+        match groups.last_mut() {
+            Some((last, atoms)) if *last == of => atoms.end = i + 1,
+            _ => groups.push((of, i..i + 1)),
+        }
+    }
+    groups
+}
+
 /// The weights from one block into another.
 #[derive(Debug)]
 struct Part<T> {

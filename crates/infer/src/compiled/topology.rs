@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use tesseral_atoms::Structure;
 use tesseral_atoms::neighbors::neighbor_list;
 
-use super::linear::Group;
+use super::linear::{Group, groups};
 use crate::InferError;
 
 /// Atoms of a domain where there are many.
@@ -163,15 +163,8 @@ impl Topology {
                 keys.sort_unstable();
                 keys.dedup();
                 let row = |e: usize| keys.binary_search(&(list.neighbors[e], list.shifts[e])).expect("every edge is among its keys") as u32;
-                let mut groups: Vec<Group> = Vec::new();
-                for (k, &s) in species[atoms.clone()].iter().enumerate() {
-                    match groups.last_mut() {
-                        Some((of, range)) if *of == s => range.end = k + 1,
-                        _ => groups.push((s, k..k + 1)),
-                    }
-                }
                 Domain {
-                    groups,
+                    groups: groups(&species[atoms.clone()]),
                     first_edge,
                     offsets: list.offsets[atoms.start..=atoms.end].iter().map(|&o| (o - first_edge) as u32).collect(),
                     rows: edges.map(row).collect(),

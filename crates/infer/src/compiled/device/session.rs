@@ -14,7 +14,8 @@ use tesseral_ops::slab::HasSlabs;
 use tesseral_potentials::Evaluation;
 use tesseral_potentials::batch::species_of;
 
-use super::super::linear::Group;
+use super::super::engine::stress;
+use super::super::linear::{Group, groups};
 use super::super::listed::Listed;
 use super::super::plan::Plan;
 use super::super::rows::{Rows, Shape, pack};
@@ -124,13 +125,7 @@ fn initial<T: HasSlabs>(
         let n = range[1] - range[0];
         let (x, energies) =
             super::super::mace::embed(fields, &layer.features, structures[s], &species[s], &listing.order[range[0]..range[1]])?;
-        let mut groups: Vec<Group> = Vec::new();
-        for (i, &of) in listing.species[range[0]..range[1]].iter().enumerate() {
-            match groups.last_mut() {
-                Some((last, atoms)) if *last == of => atoms.end = i + 1,
-                _ => groups.push((of, i..i + 1)),
-            }
-        }
+        let groups = groups(&listing.species[range[0]..range[1]]);
         let mut sent = Rows::zeros(&layer.sent, n);
         fields.up.forward(&x.views(), &mut sent.views_mut(), n, &groups, false);
         let constants = packed(&plan.constants(&x, &sent, n, &groups));
@@ -173,15 +168,17 @@ impl<T: HasSlabs> State<T> {
         let e = table.room();
         let part = |centers: Range<usize>, room: usize| -> Result<Part<T>, InferError> {
             let species = &listing.species[centers.clone()];
-            let seeds: Vec<T> = species.iter().map(|&s| T::of(model.plan.energies.scale[s as usize])).collect();
+            let by_species = DeviceGroups::by_species(device, species, model.plan.species)?;
+            let mut seeds = device.zeros(centers.len())?;
+            model.rows.seeds(&model.scale, by_species.species(), &mut seeds)?;
             Ok(Part {
                 atoms: Atoms {
                     count: centers.len(),
-                    by_species: DeviceGroups::by_species(device, species, model.plan.species)?,
+                    by_species,
                     by_present: DeviceGroups::by_species(device, &present[centers.clone()], of.present.len())?,
                     together: DeviceGroups::of_all(device, centers.len())?,
                     of_constants: DeviceIndex::new(device, &initial.index[centers.clone()], initial.rows)?,
-                    seeds: device.upload(&seeds)?,
+                    seeds,
                 },
                 centers,
                 room,
@@ -290,7 +287,7 @@ impl<T: HasSlabs> Session<T> {
     }
 
     /// Energy, forces and stress of each structure. Neighbours are listed up to `skin` (Å) beyond the cutoff, and only when an atom has moved half of it.
-    /// From the third step with a list on, the whole step is one graph.
+    /// From the second step on, the whole step is one graph, for as long as there is room for new lists.
     pub(in super::super) fn evaluate(
         &mut self,
         structures: &[&Structure],
@@ -351,11 +348,7 @@ impl<T: HasSlabs> Session<T> {
                 to.atomic_energies[i] = host.energies[k] + state.field_energies.get(k).copied().unwrap_or(0.0);
             }
             to.energy = to.atomic_energies.iter().sum();
-            to.stress = (structure.pbc == [true; 3]).then(|| {
-                let volume = structure.cell.volume();
-                let virial = |a: usize, b: usize| host.virial[9 * s + 3 * a + b];
-                std::array::from_fn(|a| std::array::from_fn(|b| 0.5 * (virial(a, b) + virial(b, a)) / volume))
-            });
+            to.stress = stress(structure, |a, b| host.virial[9 * s + 3 * a + b]);
         }
         Ok(())
     }
