@@ -132,6 +132,7 @@ fn batches_do_not_matter() {
     let together = compiled.evaluate(&[frames[0].clone(), spoilt, Structure::default(), frames[1].clone()]);
     assert!(matches!(together[1], Err(InferError::Structure(_))), "{:?}", together[1]);
     assert!(matches!(together[2], Err(InferError::NoAtoms)), "{:?}", together[2]);
+    assert!(matches!(compiled.evaluate(&[Structure::default()])[..], [Err(InferError::NoAtoms)]));
     for (k, frame) in [(0, &frames[0]), (3, &frames[1])] {
         assert_eq!(together[k].as_ref().unwrap(), compiled.evaluate(std::slice::from_ref(frame))[0].as_ref().unwrap());
     }

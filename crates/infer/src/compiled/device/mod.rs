@@ -96,6 +96,9 @@ impl<T: HasSlabs> OnDevices<T> {
         let mut results: Vec<Result<Evaluation, InferError>> =
             structures.iter().map(|s| crate::potential::check(s).map(|()| Evaluation::default())).collect();
         let good: Vec<usize> = (0..structures.len()).filter(|&k| results[k].is_ok()).collect();
+        if good.is_empty() {
+            return results;
+        }
         let mut together = |which: &[usize]| -> Result<Vec<Evaluation>, InferError> {
             let of: Vec<&Structure> = which.iter().map(|&k| &structures[k]).collect();
             let mut to = vec![Evaluation::default(); which.len()];
@@ -104,7 +107,6 @@ impl<T: HasSlabs> OnDevices<T> {
             Ok(to)
         };
         match together(&good) {
-            _ if good.is_empty() => {}
             Ok(evaluations) => good.iter().zip(evaluations).for_each(|(&k, e)| results[k] = crate::potential::finite(&e).map(|()| e)),
             Err(error) if good.len() == 1 => results[good[0]] = Err(error),
             Err(_) => {
