@@ -445,7 +445,7 @@ static std::string contents(const std::string &path) {
     return text;
 }
 
-// Names of the kernels of a unit: what stands, at the start of a line, after `extern "C" __global__ void __launch_bounds__(…)`.
+// Names of the kernels of a preprocessed unit, which leaves out those that its constants do: what stands, at the start of a line, after `extern "C" __global__ void __launch_bounds__(…)`.
 static std::vector<std::string> names_of(const std::string &unit) {
     std::vector<std::string> names;
     const std::string start = "\nextern \"C\" __global__ void";
@@ -474,21 +474,27 @@ API nvrtcCompileProgram(Translation *program, int count, const char *const *opti
     char folder[] = "/tmp/tesseral-fake-XXXXXX";
     if (!mkdtemp(folder))
         return 1;
-    const std::string base = folder, input = base + "/unit.cpp", output = base + "/unit.so", log = base + "/log";
+    const std::string base = folder, input = base + "/unit.cpp", output = base + "/unit.so", log = base + "/log", plain = base + "/plain";
+    const char *given = getenv("CXX");
+    const std::string cxx = given && *given ? given : "c++";
     if (FILE *file = fopen(input.c_str(), "wb")) {
         fwrite(program->unit.data(), 1, program->unit.size(), file);
         fputc('\n', file);
-        for (auto &name : names_of(program->unit))
-            fprintf(file, "TESSERAL_EMULATED(%s)\n", name.c_str());
         fclose(file);
     }
-    const char *cxx = getenv("CXX");
-    std::string command = std::string(cxx && *cxx ? cxx : "c++") + " -std=c++17 -O2 -ffp-contract=off -shared -fPIC -fvisibility=hidden -include " EMULATOR " " +
+    if (system((cxx + " -std=c++17 -E -P " + input + " -o " + plain + " >" + log + " 2>&1").c_str()) == 0) {
+        if (FILE *file = fopen(input.c_str(), "ab")) {
+            for (auto &name : names_of("\n" + contents(plain)))
+                fprintf(file, "TESSERAL_EMULATED(%s)\n", name.c_str());
+            fclose(file);
+        }
+    }
+    std::string command = cxx + " -std=c++17 -O2 -ffp-contract=off -shared -fPIC -fvisibility=hidden -include " EMULATOR " " +
                           input + " -o " + output + " >" + log + " 2>&1";
     int code = system(command.c_str());
     program->log = contents(log);
     std::string library = contents(output);
-    for (auto &path : {input, output, log})
+    for (auto &path : {input, output, log, plain})
         unlink(path.c_str());
     rmdir(folder);
     if (code != 0 || library.empty())
