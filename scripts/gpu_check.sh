@@ -53,7 +53,8 @@ bundle() { # folder models
     git rev-parse --short HEAD >"$folder/commit"
     git diff --quiet HEAD 2>/dev/null || echo "$(cat "$folder/commit")+changes" >"$folder/commit"
     cp "${BASH_SOURCE[0]}" "$folder/run.sh"
-    tar -C "$(dirname "$folder")" -cJf "$folder.tar.xz" "$(basename "$folder")"
+    # The programs have most of their code in common: a dictionary that holds all of them takes a quarter off.
+    tar -C "$(dirname "$folder")" -cf - "$(basename "$folder")" | xz --x86 --lzma2=preset=9,dict=192MiB >"$folder.tar.xz"
     du -h "$folder.tar.xz"
 }
 
