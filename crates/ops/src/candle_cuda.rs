@@ -19,6 +19,14 @@ type Pair = (CudaDevice, Device);
 
 static DEVICES: LazyLock<Mutex<HashMap<DeviceId, Pair>>> = LazyLock::new(Mutex::default);
 
+/// Whether there is a device of that number, with a driver and NVRTC for it; if not, why, and what to do.
+///
+/// # Errors
+/// The message, and a hint if there is one.
+pub fn probe(ordinal: usize) -> std::result::Result<(), (String, Option<String>)> {
+    Device::cuda(ordinal).map(drop).map_err(|error| (error.to_string(), error.hint().map(Into::into)))
+}
+
 /// Our device that works on the stream of candle's.
 ///
 /// # Errors

@@ -163,6 +163,14 @@ pub enum TrainError {
     /// Training on a GPU with a program that was not built for it.
     #[error("this program was built without training on CUDA devices (training.device)")]
     NoCuda,
+    /// The GPU of `training.device` cannot be had.
+    #[error("{what}")]
+    Device {
+        /// Why not.
+        what: String,
+        /// What to do.
+        hint: Option<String>,
+    },
     /// An option that is not there yet for what was asked.
     #[error("{what}")]
     Unsupported {
@@ -212,7 +220,7 @@ impl TrainError {
             Self::Exists { .. } => own("resume it with --resume, or give another output.directory"),
             Self::NothingToResume { .. } => own("leave out --resume to begin"),
             Self::Communicator(e) => e.hint().map(str::to_owned),
-            Self::Rank { hint, .. } => hint.clone(),
+            Self::Rank { hint, .. } | Self::Device { hint, .. } => hint.clone(),
             Self::Differ { .. } => own(
                 "start the same program with the same arguments and files on all ranks; if it is the weights, on processors of one kind",
             ),

@@ -249,6 +249,8 @@ fn open(device: TrainingDevice) -> Result<Device, TrainError> {
         #[cfg(feature = "candle-cuda")]
         TrainingDevice::Cuda(ordinal) => {
             use candle_core::backend::BackendDevice as _;
+            // What is missing, candle says in numbers.
+            tesseral_ops::candle_cuda::probe(ordinal).map_err(|(what, hint)| TrainError::Device { what, hint })?;
             let device = candle_core::CudaDevice::new(ordinal)?;
             // What our kernels need is found missing now rather than in the first step.
             tesseral_ops::candle_cuda::device(&device)?;
