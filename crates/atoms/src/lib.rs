@@ -24,10 +24,11 @@
 //! # Map
 //! [`structure`] holds a configuration, [`cell`] its lattice, [`info`] what travels with it, [`labels`] finds reference
 //! energies, forces and stresses there, [`metrics`] sums up errors against them, [`validation`] says whether anything can be computed from it, [`neighbors`] finds the
-//! pairs within a cutoff, [`io`] reads and writes files; [`elements`] and [`units`] are tables.
+//! pairs within a cutoff, [`force_field`] is what gives energies and forces, [`io`] reads and writes files; [`elements`] and [`units`] are tables.
 
 pub mod cell;
 pub mod elements;
+pub mod force_field;
 pub mod info;
 pub mod io;
 pub mod labels;
@@ -38,6 +39,7 @@ pub mod units;
 pub mod validation;
 
 pub use cell::Cell;
+pub use force_field::{Evaluation, ForceError, ForceField, Spread};
 pub use info::{Array, InfoValue};
 pub use labels::{Label, LabelError, LabelKeys};
 pub use structure::Structure;

@@ -59,6 +59,22 @@ pub enum InferError {
     /// A calculator was asked of the differentiable engine.
     #[error("the differentiable engine keeps nothing between steps")]
     NotStepped,
+    /// The members of a committee disagree more than they may.
+    #[error("the models disagree by {spread:.3} eV/Å about the force on atom {atom}, more than the {limit} that are allowed")]
+    Disagreement {
+        /// The atom.
+        atom: usize,
+        /// Standard deviation of its force, eV/Å.
+        spread: f64,
+        /// The largest allowed, eV/Å.
+        limit: f64,
+    },
+    /// A committee of fewer than two.
+    #[error("a committee needs two models at least, not {members}")]
+    NoCommittee {
+        /// How many there were.
+        members: usize,
+    },
     /// The model gives numbers that are none.
     #[error("the model's energy for this structure is {energy}, {what}")]
     NotFinite {
@@ -84,7 +100,10 @@ impl InferError {
             Self::DeviceList(tesseral_kernels::neighbors::ListError::Device(e)) => e.hint().map(Into::into),
             Self::DeviceList(_) => Some("cut the structure into parts, or compute it with `--device cpu`".into()),
             Self::Table { .. } => Some("compute it with `--device cpu`, where they are then evaluated exactly".into()),
-            Self::Structure(_) | Self::NoAtoms | Self::NotStepped => None,
+            Self::Disagreement { .. } => {
+                Some("the structure is unlike what they were trained on: train on structures like it, or raise --stop-above".into())
+            }
+            Self::Structure(_) | Self::NoAtoms | Self::NotStepped | Self::NoCommittee { .. } => None,
         }
     }
 }

@@ -19,5 +19,6 @@ pub use artifact::{Artifact, NamedTensor, Numbers};
 pub use batch::Batch;
 pub use error::{PotentialError, Result};
 pub use header::{Architecture, Header, Provenance};
-pub use model::{Differentiable, Evaluation, Model, Radial};
+pub use model::{Differentiable, Model, Radial};
 pub use parameters::Parameters;
+pub use tesseral_atoms::Evaluation;

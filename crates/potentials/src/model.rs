@@ -1,6 +1,7 @@
 //! A network of any family, and energies, forces and stresses from it.
 
 use candle_core::{DType, Device, Tensor, Var};
+use tesseral_atoms::Evaluation;
 use tesseral_ops::autograd::{self, Leaves};
 
 use crate::artifact::Artifact;
@@ -23,19 +24,6 @@ pub struct Model {
 enum Network {
     Mace(Box<Mace>),
     Nequip(Box<Nequip>),
-}
-
-/// What a model says about one structure.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Evaluation {
-    /// Energy, eV.
-    pub energy: f64,
-    /// Forces, eV/Å.
-    pub forces: Vec<[f64; 3]>,
-    /// Stress, eV/Å³, positive = tensile; only for structures that are periodic in all three directions.
-    pub stress: Option<[[f64; 3]; 3]>,
-    /// Energy of each atom, eV; they sum to the energy.
-    pub atomic_energies: Vec<f64>,
 }
 
 impl Model {
