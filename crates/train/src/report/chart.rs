@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 
 use maud::{Markup, html};
 
-use super::format::{count, fixed, number};
-use super::scale::{Axis, with_unit};
+use tesseral_report::format::{count, fixed, number};
+use tesseral_report::frame::{COLOURS, caption, swatch};
+use tesseral_report::scale::{Axis, with_unit};
+
 use super::{Curve, Histogram, Parity, Point};
 use crate::metrics::{Bin, Quantity};
 
@@ -18,15 +20,11 @@ const BARS: (f64, f64) = (380.0, 280.0);
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 18.0;
 const BOTTOM: f64 = 50.0;
-/// Width of a digit, at the largest size of text that the style sheet has.
-const DIGIT: f64 = 8.4;
 
 /// Lines with more points than this are drawn as means over as many pieces, with the band from the smallest to the largest value of each.
 const MOST_POINTS: usize = 400;
 /// Points with a tooltip on each line.
 const MOST_TOOLTIPS: usize = 120;
-/// Colours there are.
-const COLOURS: usize = 6;
 
 /// The chart of lines.
 pub(crate) fn lines(curve: &Curve) -> Markup {
@@ -210,27 +208,7 @@ fn mark(x: &Axis, value: f64, name: &str, left: bool) -> Markup {
 
 /// Where the drawing begins: right of the labels of the vertical axis, and of its name, if it has one.
 fn left(y: &Axis, y_name: &str) -> f64 {
-    let widest = y.ticks.iter().map(|tick| width(&tick.label)).fold(DIGIT, f64::max);
-    widest + if y_name.is_empty() { 12.0 } else { 34.0 }
-}
-
-fn width(text: &str) -> f64 {
-    DIGIT * text.chars().count() as f64
-}
-
-/// Labels of the horizontal axis that have room: those that would overlap their neighbour to the left are dropped.
-fn with_room(x: &Axis) -> Vec<(f64, &str)> {
-    let mut end = f64::NEG_INFINITY;
-    let mut labels = Vec::new();
-    for tick in &x.ticks {
-        let (at, half) = (x.at(tick.value), width(&tick.label) / 2.0);
-        let label = if tick.label.is_empty() || at - half < end + DIGIT { "" } else { &tick.label };
-        if !label.is_empty() {
-            end = at + half;
-        }
-        labels.push((at, label));
-    }
-    labels
+    y.widest_label() + if y_name.is_empty() { 12.0 } else { 34.0 }
 }
 
 fn axes(x: &Axis, y: &Axis, size: (f64, f64), x_name: &str, y_name: &str) -> Markup {
@@ -241,7 +219,7 @@ fn axes(x: &Axis, y: &Axis, size: (f64, f64), x_name: &str, y_name: &str) -> Mar
             line.grid x1=(coordinate(left)) x2=(coordinate(right)) y1=(coordinate(at)) y2=(coordinate(at)) {}
             text.tick x=(coordinate(left - 8.0)) y=(coordinate(at)) dy="0.34em" text-anchor="end" { (tick.label) }
         }
-        @for (at, label) in with_room(x) {
+        @for (at, label) in x.with_room(1.0) {
             line.axis x1=(coordinate(at)) x2=(coordinate(at)) y1=(coordinate(bottom)) y2=(coordinate(bottom + if label.is_empty() { 3.0 } else { 5.0 })) {}
             @if !label.is_empty() {
                 text.tick x=(coordinate(at)) y=(coordinate(bottom + 8.0)) dy="0.8em" text-anchor="middle" { (label) }
@@ -253,18 +231,6 @@ fn axes(x: &Axis, y: &Axis, size: (f64, f64), x_name: &str, y_name: &str) -> Mar
             @let middle = coordinate((top + bottom) / 2.0);
             text.name x="13" y=(middle) text-anchor="middle" transform={ "rotate(-90 13 " (middle) ")" } { (y_name) }
         }
-    }
-}
-
-fn caption(title: &str, detail: &str) -> Markup {
-    html! {
-        figcaption { (title) @if !detail.is_empty() { " " span.detail { (detail) } } }
-    }
-}
-
-fn swatch(i: usize) -> Markup {
-    html! {
-        svg.swatch viewBox="0 0 22 10" aria-hidden="true" { path class={ "line s" (i % COLOURS) } d="M1 5H21" {} }
     }
 }
 

@@ -5,9 +5,7 @@
 
 mod build;
 mod chart;
-mod format;
 mod page;
-mod scale;
 
 use std::path::Path;
 

@@ -1,63 +1,33 @@
-//! The page. `maud` escapes everything that is put into it; nothing is marked as escaped already but the style sheet.
+//! What is on the page. `maud` escapes everything that is put into it.
 
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{Markup, html};
+use tesseral_report::format::{change, count, decimals, duration, fixed, number, scientific};
+use tesseral_report::frame::{self, Document, Section, scrolling};
 
 use super::build::{errors_table, forgetting_table};
-use super::format::{change, count, decimals, duration, fixed, number, scientific};
 use super::{Cell, Column, FindingRow, ForgettingRow, Report, SetRow, Severity, Table, chart};
 use crate::metrics::{Quantity, SetErrors};
 
-const STYLE: &str = include_str!("style.css");
-
 /// Frames of a finding that are shown at once; the others are behind a click.
 const FEW_FRAMES: usize = 3;
-/// Rows above which a table scrolls in itself.
-const LONG_TABLE: usize = 14;
 
 pub(crate) fn page(report: &Report) -> Markup {
     let title = if report.title.is_empty() { "Training" } else { &report.title };
-    let sections = sections(report);
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " – training report" }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                header {
-                    p.kicker { "Training report" }
-                    h1 { (title) }
-                    (facts(report))
-                    nav { @for section in &sections { a href={ "#" (section.id) } { (section.title) } } }
-                }
-                main {
-                    (headline(report))
-                    @for section in &sections {
-                        section id=(section.id) { h2 { (section.title) } (section.body) }
-                    }
-                }
-                footer { "Energies in eV, forces in eV/Å, stresses in eV/Å³, positive when tensile; errors in the units given." }
-            }
-        }
-    }
-}
-
-struct Section {
-    id: &'static str,
-    title: &'static str,
-    body: Markup,
+    frame::document(&Document {
+        title,
+        kicker: "Training report",
+        header: facts(report),
+        intro: headline(report),
+        sections: sections(report),
+        footer: "Energies in eV, forces in eV/Å, stresses in eV/Å³, positive when tensile; errors in the units given.",
+    })
 }
 
 fn sections(report: &Report) -> Vec<Section> {
     let mut sections = Vec::new();
-    let mut add = |id, title, there: bool, body: Markup| {
+    let mut add = |id: &str, title: &str, there: bool, body: Markup| {
         if there {
-            sections.push(Section { id, title, body });
+            sections.push(Section { id: id.into(), title: title.into(), body });
         }
     };
     add("training", "Training", !report.curves.is_empty(), html! { div.grid { @for curve in &report.curves { (chart::lines(curve)) } } });
@@ -157,38 +127,36 @@ fn table(table: &Table) -> Markup {
             table.rows.iter().filter_map(|row| if let Some(Cell::Number(value)) = row.cells.get(place) { Some(*value) } else { None });
         numbers.filter(|v| v.is_finite()).fold(0.0, f64::max)
     };
-    html! {
-        h3 { (table.title) }
-        div.scroll.long[table.rows.len() > LONG_TABLE] tabindex="0" role="region" aria-label=(table.title) {
-            table {
-                thead {
-                    @if table.columns.iter().any(|column| !column.group.is_empty()) {
-                        tr.groups {
-                            td {}
-                            @for columns in table.columns.chunk_by(|a, b| a.group == b.group) {
-                                @let group = &columns[0].group;
-                                @if group.is_empty() { td colspan=(columns.len()) {} } @else { th scope="colgroup" colspan=(columns.len()) { (group) } }
-                            }
+    let body = html! {
+        table {
+            thead {
+                @if table.columns.iter().any(|column| !column.group.is_empty()) {
+                    tr.groups {
+                        td {}
+                        @for columns in table.columns.chunk_by(|a, b| a.group == b.group) {
+                            @let group = &columns[0].group;
+                            @if group.is_empty() { td colspan=(columns.len()) {} } @else { th scope="colgroup" colspan=(columns.len()) { (group) } }
                         }
                     }
-                    tr {
-                        th scope="col" { (table.label) }
-                        @for column in &table.columns { th.number scope="col" { (column.name) (unit(column)) } }
-                    }
                 }
-                tbody {
-                    @for row in &table.rows {
-                        tr {
-                            th scope="row" { (row.label) }
-                            @for (place, (cell, column)) in row.cells.iter().zip(&table.columns).enumerate() {
-                                (self::cell(cell, column, &formats[place], || largest(place)))
-                            }
+                tr {
+                    th scope="col" { (table.label) }
+                    @for column in &table.columns { th.number scope="col" { (column.name) (unit(column)) } }
+                }
+            }
+            tbody {
+                @for row in &table.rows {
+                    tr {
+                        th scope="row" { (row.label) }
+                        @for (place, (cell, column)) in row.cells.iter().zip(&table.columns).enumerate() {
+                            (self::cell(cell, column, &formats[place], || largest(place)))
                         }
                     }
                 }
             }
         }
-    }
+    };
+    html! { h3 { (table.title) } (scrolling(&table.title, table.rows.len(), &body)) }
 }
 
 fn unit(column: &Column) -> Markup {
@@ -263,18 +231,17 @@ fn forgetting(rows: &[ForgettingRow]) -> Markup {
 }
 
 fn events(report: &Report) -> Markup {
-    html! {
-        div.scroll.long[report.events.len() > LONG_TABLE] tabindex="0" role="region" aria-label="Events" {
-            table {
-                thead { tr { th.number scope="col" { "step" } th.number scope="col" { "epoch" } th scope="col" { "what" } } }
-                tbody {
-                    @for event in &report.events {
-                        tr { td.number { (count(event.step)) } td.number { (count(event.epoch)) } td { (event.message) } }
-                    }
+    let table = html! {
+        table {
+            thead { tr { th.number scope="col" { "step" } th.number scope="col" { "epoch" } th scope="col" { "what" } } }
+            tbody {
+                @for event in &report.events {
+                    tr { td.number { (count(event.step)) } td.number { (count(event.epoch)) } td { (event.message) } }
                 }
             }
         }
-    }
+    };
+    scrolling("Events", report.events.len(), &table)
 }
 
 fn configuration(toml: &str) -> Markup {
@@ -301,11 +268,6 @@ fn provenance(report: &Report) -> Markup {
         ("Command", text(&provenance.command)),
     ];
     rows.extend(provenance.more.iter().map(|(name, value)| (name.as_str(), text(value))));
-    html! {
-        dl {
-            @for (name, value) in rows {
-                @if let Some(value) = value { div { dt { (name) } dd { (value) } } }
-            }
-        }
-    }
+    let known: Vec<(&str, String)> = rows.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    frame::facts(&known)
 }

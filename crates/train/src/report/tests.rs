@@ -5,6 +5,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
+use tesseral_report::format;
+
 use super::*;
 use crate::data::{Frame, Origin, Weights};
 use crate::log::{self, LogWriter, Record};

@@ -1,7 +1,7 @@
 //! Numbers for people.
 
 /// Rounded to about four significant digits: `0.1234`, `12.34`, `1234`, `1.23 × 10⁻⁵`.
-pub(crate) fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     if !value.is_finite() || value == 0.0 || !(1e-3..1e6).contains(&value.abs()) {
         return scientific(value, 2);
     }
@@ -10,7 +10,7 @@ pub(crate) fn number(value: f64) -> String {
 }
 
 /// With a number of decimals, and a minus that is one.
-pub(crate) fn fixed(value: f64, decimals: usize) -> String {
+pub fn fixed(value: f64, decimals: usize) -> String {
     if !value.is_finite() {
         return scientific(value, 0);
     }
@@ -24,7 +24,7 @@ pub(crate) fn fixed(value: f64, decimals: usize) -> String {
 }
 
 /// `1.23 × 10⁻⁵`.
-pub(crate) fn scientific(value: f64, decimals: usize) -> String {
+pub fn scientific(value: f64, decimals: usize) -> String {
     if value.is_nan() {
         return "not a number".to_owned();
     }
@@ -41,7 +41,7 @@ pub(crate) fn scientific(value: f64, decimals: usize) -> String {
 }
 
 /// `10⁻³`.
-pub(crate) fn power_of_ten(exponent: i32) -> String {
+pub fn power_of_ten(exponent: i32) -> String {
     format!("10{}", superscript(&exponent.to_string()))
 }
 
@@ -51,7 +51,7 @@ fn superscript(digits: &str) -> String {
 }
 
 /// In groups of three: `12 345`, with narrow spaces that do not break.
-pub(crate) fn count(value: u64) -> String {
+pub fn count(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -64,7 +64,7 @@ pub(crate) fn count(value: u64) -> String {
 }
 
 /// `1 h 52 min`, `3 min 12 s`, `4.2 s`.
-pub(crate) fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds < 60.0 {
         return format!("{} s", fixed(seconds, 1));
     }
@@ -79,14 +79,14 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 /// A fraction as a change in percent: `+12.3 %`.
-pub(crate) fn change(fraction: f64) -> String {
+pub fn change(fraction: f64) -> String {
     let percent = fixed(100.0 * fraction, 1);
     if fraction > 0.0 && percent != "0.0" { format!("+{percent} %") } else { format!("{percent} %") }
 }
 
 /// Decimals with which all numbers of a column are written, so that they line up: enough for three digits of the smallest, at most four.
 /// `None` if they are too far apart, or too small, for that.
-pub(crate) fn decimals(values: impl IntoIterator<Item = f64>) -> Option<usize> {
+pub fn decimals(values: impl IntoIterator<Item = f64>) -> Option<usize> {
     let sizes: Vec<f64> = values.into_iter().map(f64::abs).filter(|v| v.is_finite() && *v > 0.0).collect();
     let smallest = sizes.iter().copied().reduce(f64::min).unwrap_or(1.0);
     let largest = sizes.iter().copied().reduce(f64::max).unwrap_or(1.0);

@@ -1,13 +1,16 @@
 //! Axes: from values to places on the page, and where the ticks are.
 
-use super::format::{fixed, number, power_of_ten, scientific};
+use crate::format::{fixed, number, power_of_ten, scientific};
+
+/// Width of a digit in the largest size of text that the style sheet has, in units of a drawing.
+pub const DIGIT: f64 = 8.4;
 
 /// Values further out are not drawn, so that sums and quotients of those that are stay finite.
 const EXTREME: f64 = 1e280;
 
 /// From values to coordinates of the drawing.
 #[derive(Debug, Clone)]
-pub(crate) struct Axis {
+pub struct Axis {
     log: bool,
     low: f64,
     high: f64,
@@ -16,20 +19,21 @@ pub(crate) struct Axis {
     /// How many there may be between ticks that are not logarithmic.
     intervals: f64,
     /// Where lines and labels are.
-    pub(crate) ticks: Vec<Tick>,
+    pub ticks: Vec<Tick>,
 }
 
 /// A mark at an axis.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Tick {
-    pub(crate) value: f64,
+pub struct Tick {
+    /// Where it is.
+    pub value: f64,
     /// Nothing for a small mark.
-    pub(crate) label: String,
+    pub label: String,
 }
 
 impl Axis {
     /// An axis from `from` to `to` on the page, over all `values`, that begins and ends at a tick.
-    pub(crate) fn new(log: bool, values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Self {
+    pub fn new(log: bool, values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Self {
         let mut axis = Self { intervals: 5.0, ..Self::tight(log, values, from, to) };
         if log {
             axis.low = round_log(axis.low, f64::floor);
@@ -44,7 +48,7 @@ impl Axis {
     }
 
     /// An axis that begins and ends at the smallest and largest of `values`.
-    pub(crate) fn tight(log: bool, values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Self {
+    pub fn tight(log: bool, values: impl IntoIterator<Item = f64>, from: f64, to: f64) -> Self {
         let usable = values.into_iter().filter(|v| if log { (EXTREME.recip()..=EXTREME).contains(v) } else { v.abs() <= EXTREME });
         let range = usable.fold(None, |range: Option<(f64, f64)>, v| Some(range.map_or((v, v), |(low, high)| (low.min(v), high.max(v)))));
         let (mut low, mut high) = range.unwrap_or(if log { (0.1, 1.0) } else { (0.0, 1.0) });
@@ -60,21 +64,63 @@ impl Axis {
         axis
     }
 
+    /// An axis from `low` to `high`, whatever is drawn. `None` if they are no range: not finite, in the wrong order, or not positive on a logarithmic axis.
+    pub fn within(log: bool, (low, high): (f64, f64), from: f64, to: f64) -> Option<Self> {
+        let usable = low < high && low.abs().max(high.abs()) <= EXTREME && (!log || low >= EXTREME.recip());
+        // A range that is nothing but rounding has no ticks.
+        let resolved = if log { high / low > 1.0 + 1e-9 } else { high - low > 1e-12 * high.abs().max(low.abs()) };
+        if !usable || !resolved || (!log && high - low < EXTREME.recip()) {
+            return None;
+        }
+        let mut axis = Self { log, low, high, from, to, intervals: 6.0, ticks: Vec::new() };
+        axis.ticks = axis.make_ticks();
+        Some(axis)
+    }
+
+    /// Whether a value has a place at all, if not on what is shown: finite, not extreme, and positive on a logarithmic axis.
+    pub fn has_place(&self, value: f64) -> bool {
+        value.abs() <= EXTREME && (!self.log || value >= EXTREME.recip())
+    }
+
+    /// Places and labels of ticks, for a horizontal axis: labels that would overlap their neighbour to the left are empty. `stretch` is what one unit of
+    /// [`Axis::at`] is in the drawing.
+    pub fn with_room(&self, stretch: f64) -> Vec<(f64, &str)> {
+        let mut end = f64::NEG_INFINITY;
+        let mut labels = Vec::new();
+        for tick in &self.ticks {
+            let (at, half) = (stretch * self.at(tick.value), text_width(&tick.label) / 2.0);
+            let fits = !tick.label.is_empty() && at - half >= end + DIGIT / 2.0;
+            if fits {
+                end = at + half;
+            }
+            labels.push((self.at(tick.value), if fits { tick.label.as_str() } else { "" }));
+        }
+        labels
+    }
+
+    /// Room for the labels of a vertical axis.
+    pub fn widest_label(&self) -> f64 {
+        self.ticks.iter().map(|tick| text_width(&tick.label)).fold(DIGIT, f64::max)
+    }
+
     /// The place of a value.
-    pub(crate) fn at(&self, value: f64) -> f64 {
-        let share =
-            if self.log { (value / self.low).ln() / (self.high / self.low).ln() } else { (value - self.low) / (self.high - self.low) };
+    pub fn at(&self, value: f64) -> f64 {
+        let share = if self.log {
+            (value.ln() - self.low.ln()) / (self.high.ln() - self.low.ln())
+        } else {
+            (value - self.low) / (self.high - self.low)
+        };
         self.from + (self.to - self.from) * share
     }
 
     /// Whether a value can be drawn.
-    pub(crate) fn shows(&self, value: f64) -> bool {
+    pub fn shows(&self, value: f64) -> bool {
         let slack = if self.log { 1e-9 * value.abs() } else { 1e-9 * (self.high - self.low) };
         value.is_finite() && (!self.log || value > 0.0) && value >= self.low - slack && value <= self.high + slack
     }
 
     /// Both ends.
-    pub(crate) fn range(&self) -> (f64, f64) {
+    pub fn range(&self) -> (f64, f64) {
         (self.low, self.high)
     }
 
@@ -119,7 +165,7 @@ fn linear_ticks(low: f64, high: f64, intervals: f64) -> Vec<Tick> {
 
 fn log_ticks(low: f64, high: f64) -> Vec<Tick> {
     let (first, last) = ((low.log10() + 1e-9).floor() as i32, (high.log10() - 1e-9).ceil() as i32);
-    let decades = (high / low).log10();
+    let decades = high.log10() - low.log10();
     // With few decades, ticks between them have labels as well; with many, only some decades have.
     let labelled: &[u32] = if decades < 1.2 {
         &[1, 2, 3, 5, 7]
@@ -164,8 +210,13 @@ fn round_log(value: f64, round: impl Fn(f64) -> f64) -> f64 {
     found.filter(|v| v.is_finite() && *v > 0.0).unwrap_or(value)
 }
 
+/// Width of a text at the largest size, in units of a drawing. Rather too much than too little: the font is the reader's.
+pub fn text_width(text: &str) -> f64 {
+    DIGIT * text.chars().count() as f64
+}
+
 /// A value and its unit.
-pub(crate) fn with_unit(value: f64, unit: &str) -> String {
+pub fn with_unit(value: f64, unit: &str) -> String {
     if unit.is_empty() { number(value) } else { format!("{} {unit}", number(value)) }
 }
 
@@ -196,6 +247,8 @@ mod tests {
         assert!((axis.at(0.1) - 200.0 / 3.0).abs() < 1e-12);
         let axis = Axis::new(true, [3.1, 4.4], 0.0, 1.0);
         assert_eq!((axis.range(), labels(&axis)), ((2.0, 5.0), vec!["2", "3", "5"]));
+        let axis = Axis::new(true, [1e-200, 1e200], 0.0, 1.0);
+        assert!((axis.at(1.0) - 0.5).abs() < 1e-12 && (5..=8).contains(&labels(&axis).len()), "{:?}", labels(&axis));
         let axis = Axis::new(true, [1e-9, 1e8], 0.0, 1.0);
         assert!(labels(&axis).len() <= 9 && labels(&axis).contains(&"10⁻⁶"), "{:?}", labels(&axis));
         assert!(!axis.shows(0.0) && !axis.shows(-1.0) && !axis.shows(f64::NAN));
