@@ -1,0 +1,16 @@
+//! Molecular dynamics, relaxation, phonons and mechanics, with any force field.
+//!
+//! Nothing here knows what a potential is made of: energies, forces and stresses come from a [`tesseral_atoms::ForceField`], which `tesseral_infer` implements for
+//! neural potentials and [`analytic`] for textbook ones.
+//!
+//! # Units
+//! Å, eV, eV/Å, eV/Å³, u; stress positive when tensile. Times are in fs. Velocities are in √(eV/u), ASE's unit: ½ m v² is in eV.
+
+pub mod analytic;
+pub mod constants;
+pub mod dynamics;
+pub mod error;
+pub mod files;
+
+pub use dynamics::Dynamics;
+pub use error::SimulateError;
