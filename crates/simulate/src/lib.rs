@@ -6,11 +6,15 @@
 //! # Units
 //! Å, eV, eV/Å, eV/Å³, u; stress positive when tensile. Times are in fs. Velocities are in √(eV/u), ASE's unit: ½ m v² is in eV.
 
+pub mod analysis;
 pub mod analytic;
 pub mod constants;
 pub mod dynamics;
 pub mod error;
 pub mod files;
+pub mod guards;
+pub mod md;
+pub mod trajectory;
 
 pub use dynamics::Dynamics;
 pub use error::SimulateError;
