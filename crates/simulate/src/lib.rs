@@ -14,6 +14,7 @@ pub mod error;
 pub mod files;
 pub mod guards;
 pub mod md;
+pub mod phonons;
 pub mod relax;
 pub mod trajectory;
 
