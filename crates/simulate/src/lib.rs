@@ -10,12 +10,18 @@ pub mod analysis;
 pub mod analytic;
 pub mod constants;
 pub mod dynamics;
+pub mod elastic;
+pub mod eos;
 pub mod error;
 pub mod files;
+mod fit;
 pub mod guards;
 pub mod md;
+pub mod modes;
+pub mod neb;
 pub mod phonons;
 pub mod relax;
+pub mod settle;
 pub mod trajectory;
 
 pub use dynamics::Dynamics;
