@@ -1,11 +1,21 @@
 //! The command line, as clap reads it.
 
+mod md;
+mod mechanics;
+mod phonons;
+mod relax;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use tesseral_infer::DeviceChoice;
+
+pub(crate) use md::*;
+pub(crate) use mechanics::*;
+pub(crate) use phonons::*;
+pub(crate) use relax::*;
 
 /// Energies, forces and stresses from equivariant interatomic potentials
 #[derive(Debug, Parser)]
@@ -69,6 +79,27 @@ pub(crate) enum Command {
     /// Time a potential on this machine, beside what the machine can do
     #[command(after_help = BENCH_HELP)]
     Bench(BenchArgs),
+    /// Relax structures: atoms, and the cell where asked for
+    #[command(after_help = RELAX_HELP)]
+    Relax(RelaxArgs),
+    /// Run molecular dynamics: NVE, NVT, NPT, with guards, analysis and exact restarts
+    #[command(after_help = MD_HELP)]
+    Md(Box<MdArgs>),
+    /// Compute phonons of a crystal: bands, densities of states, thermal properties
+    #[command(after_help = PHONONS_HELP)]
+    Phonons(PhononsArgs),
+    /// Elastic constants of a crystal, its moduli and stability
+    #[command(after_help = ELASTIC_HELP)]
+    Elastic(ElasticArgs),
+    /// Equation of state of a crystal: energies by volume, bulk modulus
+    #[command(after_help = EOS_HELP)]
+    Eos(EosArgs),
+    /// Path of least energy between two structures, and its barrier (nudged elastic band)
+    #[command(after_help = NEB_HELP)]
+    Neb(NebArgs),
+    /// Normal modes of a molecule, zero-point energy, thermodynamics of its gas
+    #[command(after_help = MODES_HELP)]
+    Modes(ModesArgs),
     /// Train a potential on reference calculations, as a configuration says
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
@@ -104,6 +135,8 @@ the input (energy, forces, stress or virial, also as REF_… or dft_…), the er
 
 Extended XYZ written with -o carries the results under ASE's names (energy, forces, stress); results of an earlier calculation in \
 the input are kept as REF_energy, REF_forces, REF_stress, ….
+
+Several models (-m A -m B) are a committee: the table, --json and -o then have its means, and the standard deviations of energies and forces over its members.
 
 Units: eV, Å; stress in eV/Å³, positive when tensile; pressure in GPa.";
 
@@ -169,21 +202,36 @@ fn size(text: &str) -> Result<usize, String> {
     if (1.0..1e18).contains(&bytes) { Ok(bytes as usize) } else { Err("a size of at least one byte is needed".to_owned()) }
 }
 
+/// What gives forces to whatever moves atoms.
+#[derive(Debug, Args)]
+pub(crate) struct FieldArgs {
+    /// A name from `tesseral models`, an artifact, or a MACE, SevenNet or NequIP checkpoint; several (-m A -m B) are a committee, whose mean counts and whose spread is
+    /// reported [default: built-in SevenNet-0]
+    #[arg(short, long = "model", value_name = "NAME|PATH", env = "TESSERAL_MODEL", value_hint = ValueHint::FilePath)]
+    pub(crate) models: Vec<String>,
+    /// Head of a MACE model or modality of a SevenNet model, needed where there are several
+    #[arg(long, value_name = "HEAD")]
+    pub(crate) head: Option<String>,
+    /// Precision of the computation; geometry and energy sums are always f64
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) dtype: DtypeArg,
+    #[command(flatten)]
+    pub(crate) engine: EngineArgs,
+    /// End where the models of a committee disagree about a force by more than this (standard deviation, eV/Å)
+    #[arg(long, value_name = "eV/Å")]
+    pub(crate) stop_above: Option<f64>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct EvaluateArgs {
     /// Structure files; `-` is standard input
     #[arg(required = true, value_name = "FILES", value_hint = ValueHint::FilePath)]
     pub(crate) files: Vec<PathBuf>,
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) field: FieldArgs,
     /// Write structures with their results as extended XYZ; `-` is standard output, instead of the table
     #[arg(short, long, value_name = "OUT.extxyz", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// Precision of the computation; geometry and energy sums are always f64
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) dtype: DtypeArg,
-    #[command(flatten)]
-    pub(crate) engine: EngineArgs,
     /// Add the energy of every atom to --json and -o
     #[arg(long)]
     pub(crate) per_atom: bool,

@@ -5,12 +5,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use tesseral_atoms::StructureError;
 use tesseral_atoms::io::ReadError;
 use tesseral_atoms::labels::LabelError;
+use tesseral_atoms::{ForceError, StructureError};
 use tesseral_infer::InferError;
 use tesseral_models::CacheError;
 use tesseral_potentials::error::PotentialError;
+use tesseral_simulate::SimulateError;
 use tesseral_train::TrainError;
 use tesseral_train::config::ConfigError;
 use tesseral_train::data::DataError;
@@ -155,6 +156,10 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
         error.hint()
     } else if let Some(error) = cause.downcast_ref::<DataError>() {
         error.hint()
+    } else if let Some(error) = cause.downcast_ref::<SimulateError>() {
+        error.hint()
+    } else if let Some(error) = cause.downcast_ref::<ForceError>() {
+        hint_of(error.inner())
     } else if let Some(error) = cause.downcast_ref::<CacheError>() {
         error.hint()
     } else {

@@ -19,9 +19,9 @@ pub(crate) fn start(global: &GlobalArgs) {
     progress::set_quiet(global.quiet);
     let level = match (global.quiet, global.verbose) {
         (true, _) => "error",
-        // What `--device auto` has chosen is said without being asked.
-        (false, 0) => "warn,tesseral_infer::device=info",
-        (false, 1) => "info,tesseral=info",
+        // What `--device auto` has chosen is said without being asked. What moyo warns of in its searches is found out otherwise.
+        (false, 0) => "warn,moyo=error,tesseral_infer::device=info",
+        (false, 1) => "info,moyo=error,tesseral=info",
         (false, 2) => "debug",
         (false, _) => "trace",
     };

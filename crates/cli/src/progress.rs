@@ -34,7 +34,9 @@ pub(crate) enum Unit {
     Atoms,
     Bytes,
     Checks,
+    Displacements,
     Frames,
+    Steps,
 }
 
 /// A bar that appears when the work turns out to take a while, and disappears when it is dropped.
@@ -55,7 +57,9 @@ impl Progress {
             (Unit::Atoms, Some(_)) => "{human_pos}/{human_len} atoms  {per_sec}  eta {eta}",
             (Unit::Atoms, None) => "{human_pos} atoms  {per_sec}",
             (Unit::Checks, _) => "{pos}/{len}  eta {eta}",
+            (Unit::Displacements, _) => "{pos}/{len} displacements  eta {eta}",
             (Unit::Frames, _) => "{human_pos}/{human_len} frames  {per_sec}  eta {eta}  {msg}",
+            (Unit::Steps, _) => "{human_pos}/{human_len} steps  {per_sec}  eta {eta}",
         };
         let gauge = if total.is_some() { "{bar:30}" } else { "{spinner}" };
         if let Ok(style) = ProgressStyle::with_template(&format!("{{prefix}} {gauge} {counts}")) {
@@ -76,6 +80,12 @@ impl Progress {
 
     pub(crate) fn set_total(&self, total: u64) {
         self.bar.set_length(total);
+    }
+
+    /// Counts from here: what was done before says nothing of the speed.
+    pub(crate) fn begin_at(&mut self, position: u64) {
+        self.bar.set_position(position);
+        self.bar.reset_eta();
     }
 
     pub(crate) fn set(&mut self, position: u64) {

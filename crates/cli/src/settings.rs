@@ -3,15 +3,18 @@
 use std::io::Read;
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tesseral_infer::{DeviceChoice, Dtype, Engine, Options, Potential};
+use tesseral_atoms::{Evaluation, ForceError, ForceField, Spread, Structure};
+use tesseral_infer::compiled::MemoryPlan;
+use tesseral_infer::{Committee, DeviceChoice, Dtype, Engine, InferError, Options, Potential, PotentialField};
 use tesseral_models::{Cache, Manifest, default_manifest};
 use tesseral_potentials::artifact::Artifact;
 use tesseral_train::TrainError;
 use tesseral_train::communicator::{Communicator, threads_of_rank};
 
-use crate::args::{DtypeArg, EngineArg, EngineArgs, ModelArgs};
+use crate::args::{DtypeArg, EngineArg, EngineArgs, FieldArgs, ModelArgs};
 use crate::errors::Hinted;
 
 /// File of another manifest, for tests and for mirrors.
@@ -60,6 +63,113 @@ pub(crate) fn potential(artifact: &Artifact, model: &ModelArgs, dtype: DtypeArg,
         EngineArg::Differentiable => Engine::Differentiable,
     };
     Ok(Potential::new(artifact, &Options { dtype, head: model.head.clone(), engine: kind, memory, device: engine.device.device.clone() })?)
+}
+
+/// One potential, or a committee of several, for commands that move atoms.
+pub(crate) struct Field {
+    members: Vec<Arc<Potential>>,
+    stop_above: Option<f64>,
+}
+
+impl Field {
+    /// Loads all models.
+    pub(crate) fn new(args: &FieldArgs) -> Result<Self> {
+        if args.stop_above.is_some() && args.models.len() < 2 {
+            return Err(Hinted::new("--stop-above is about a committee: one model has nobody to disagree with")
+                .hint("give several: -m A -m B")
+                .usage()
+                .into());
+        }
+        if let Some(limit) = args.stop_above.filter(|limit| !(*limit > 0.0 && limit.is_finite())) {
+            return Err(Hinted::new(format!("--stop-above {limit}: a positive number of eV/Å is needed")).usage().into());
+        }
+        let names: Vec<Option<&str>> =
+            if args.models.is_empty() { vec![None] } else { args.models.iter().map(|m| Some(m.as_str())).collect() };
+        let load = |name: Option<&str>| -> Result<_> {
+            let model = ModelArgs { model: name.map(str::to_owned), head: args.head.clone() };
+            Ok(Arc::new(potential(&artifact(name)?, &model, args.dtype, &args.engine)?))
+        };
+        Ok(Self { members: names.into_iter().map(load).collect::<Result<_>>()?, stop_above: args.stop_above })
+    }
+
+    /// Names of the models.
+    pub(crate) fn name(&self) -> String {
+        self.members.iter().map(|m| m.header().name.as_str()).collect::<Vec<_>>().join(" + ")
+    }
+
+    /// How many models there are.
+    pub(crate) fn members(&self) -> &[Arc<Potential>] {
+        &self.members
+    }
+
+    /// Something that moves atoms, with neighbours listed `skin` (Å) beyond the cutoff. A committee ends where `--stop-above` says.
+    pub(crate) fn force_field(&self, skin: f64) -> Result<Box<dyn ForceField>> {
+        Ok(match self.members.as_slice() {
+            [only] => Box::new(PotentialField::new(only.clone(), skin)?),
+            _ => Box::new(self.committee(skin)?),
+        })
+    }
+
+    /// Energies, forces and stresses of many structures, with the disagreement of a committee.
+    pub(crate) fn evaluate(&self, structures: &[Structure]) -> Vec<Result<(Evaluation, Option<Spread>), ForceError>> {
+        if let [only] = self.members.as_slice() {
+            return only.evaluate(structures).into_iter().map(|result| result.map(|e| (e, None)).map_err(ForceError::new)).collect();
+        }
+        // Lists of neighbours are not kept: the skin is for nothing.
+        match self.committee(0.0) {
+            Ok(mut committee) => {
+                committee.evaluate_with_spread(structures).into_iter().map(|result| result.map(|(e, spread)| (e, Some(spread)))).collect()
+            }
+            Err(error) => vec![Err(ForceError::new(error))],
+        }
+    }
+
+    fn committee(&self, skin: f64) -> Result<Committee<PotentialField>, InferError> {
+        let fields = self.members.iter().map(|m| PotentialField::new(m.clone(), skin)).collect::<Result<_, _>>()?;
+        let committee = Committee::new(fields)?;
+        Ok(match self.stop_above {
+            None => committee,
+            Some(limit) => committee.stop_above(limit),
+        })
+    }
+
+    /// A rough measure of the work for a structure.
+    pub(crate) fn cost(&self, structure: &Structure) -> usize {
+        self.members.iter().map(|m| m.cost(structure)).sum()
+    }
+
+    /// Whether all models know the elements of a structure, and it can be evaluated at all: before anything is written.
+    pub(crate) fn check(&self, structure: &Structure) -> Result<()> {
+        if structure.is_empty() {
+            return Err(InferError::NoAtoms.into());
+        }
+        structure.validate()?;
+        for member in &self.members {
+            let known = member.header().elements();
+            if let Some(atom) = structure.numbers.iter().position(|z| !known.contains(z)) {
+                let symbol = tesseral_atoms::elements::symbol(structure.numbers[atom]).unwrap_or("X");
+                return Err(Hinted::new(format!("{} does not know {symbol} (atom {atom})", member.header().name))
+                    .hint("`tesseral info MODEL` lists the elements of a model")
+                    .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What evaluating a structure takes, estimated, of all models together; `None` where that is not known.
+    pub(crate) fn memory(&self, structure: &Structure) -> Option<MemoryPlan> {
+        let mut plans = self.members.iter().map(|m| m.memory(structure));
+        let first = plans.next()??;
+        plans.try_fold(first, |sum, plan| {
+            let plan = plan?;
+            Some(MemoryPlan { edges: sum.edges.max(plan.edges), bytes: sum.bytes + plan.bytes, least: sum.least + plan.least, ..sum })
+        })
+    }
+
+    /// Bytes that a structure takes.
+    pub(crate) fn bytes(&self, structure: &Structure) -> Option<usize> {
+        self.memory(structure).map(|plan| plan.bytes)
+    }
 }
 
 /// Bytes that programs can still get, where the system tells.

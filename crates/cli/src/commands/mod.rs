@@ -5,7 +5,12 @@ mod evaluate;
 mod fetch;
 mod import;
 mod info;
+mod md;
+mod mechanics;
 mod models;
+mod phonons;
+mod relax;
+mod running;
 mod shell;
 mod train;
 mod verify;
@@ -27,6 +32,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Evaluate(args) => evaluate::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Relax(args) => relax::run(&args),
+        Command::Md(args) => md::run(&args),
+        Command::Phonons(args) => phonons::run(&args),
+        Command::Elastic(args) => mechanics::elastic::run(&args),
+        Command::Eos(args) => mechanics::eos::run(&args),
+        Command::Neb(args) => mechanics::neb::run(&args),
+        Command::Modes(args) => mechanics::modes::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finetune(args) => train::finetune(&args),
         Command::Doctor(args) => train::doctor(&args),

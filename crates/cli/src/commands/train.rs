@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 use tesseral_atoms::units::GPA;
@@ -21,7 +20,7 @@ use tesseral_train::report::{ForgettingRow, Phase, Provenance, SetRow};
 use tesseral_train::trainer::{self, Ending, Progress, Ready, Request};
 
 use crate::args::{DoctorArgs, FinetuneArgs, TrainArgs};
-use crate::commands::Outcome;
+use crate::commands::{Outcome, running};
 use crate::errors::{self, Hinted};
 use crate::output::{DIM, HEADING, Output, number};
 use crate::progress::{self, Unit};
@@ -68,7 +67,7 @@ fn together(resume: bool, prepare: impl FnOnce() -> Result<(TrainConfig, Option<
     if communicator.size() > 1 {
         settings::share_cores(&*communicator)?;
     }
-    let ranks = Arc::new(Ranks::new(communicator, on_signals()?));
+    let ranks = Arc::new(Ranks::new(communicator, running::on_signals()?));
     let result = agreed(&ranks, prepare()).and_then(|(config, foundation)| go(&ranks, &config, foundation, resume));
     if ranks.size() == 1 {
         return result;
@@ -156,20 +155,6 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
     }
     output.flush()?;
     Ok(if findings.has_errors() { Outcome::Failure } else { Outcome::Success })
-}
-
-/// What is asked for when the process is told to end: the first time to save the state and end, then to end at once.
-fn on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let (flag, times) = (stop.clone(), AtomicU32::new(0));
-    ctrlc::set_handler(move || {
-        flag.store(true, Ordering::Relaxed);
-        if times.fetch_add(1, Ordering::Relaxed) > 0 {
-            std::process::exit(130);
-        }
-    })
-    .context("signals cannot be handled")?;
-    Ok(stop)
 }
 
 /// Processor, cores and system.

@@ -1,6 +1,7 @@
 //! `tesseral evaluate` with the built-in model.
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -343,4 +344,46 @@ fn bench_reports_times_beside_the_peak() {
     assert_eq!(result["stages"].as_array().unwrap().len(), 8);
     let wrong = sandbox.run(&["bench", "--structure", &example("ethanol.extxyz"), "--atoms", "100"]);
     assert!(wrong.contains("exit code 2") && wrong.contains("is not periodic"), "{wrong}");
+}
+
+/// A golden model of MACE, unpacked.
+fn golden(sandbox: &Sandbox, name: &'static str) {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mace").join(format!("{name}.gz"));
+    let mut model = Vec::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(packed).unwrap()).read_to_end(&mut model).unwrap();
+    sandbox.file(name, model);
+}
+
+#[test]
+fn committees_say_how_far_they_disagree() {
+    let sandbox = Sandbox::new();
+    let (a, b) = ("residual_lmax3_nu3.model", "one_layer_nu4.model");
+    golden(&sandbox, a);
+    golden(&sandbox, b);
+    // Iron and oxygen are among the elements of both.
+    let file = sandbox.file("feo.extxyz", "2\nProperties=species:S:1:pos:R:3\nFe 0 0 0\nO 0 0.3 1.7\n");
+    let of = |models: &[&str]| {
+        let mut arguments = vec!["evaluate", file, "--json", "--dtype", "f64"];
+        arguments.extend(models.iter().flat_map(|m| ["-m", m]));
+        crate::common::json_lines(&sandbox.stdout(&arguments)).remove(0)
+    };
+    let ([one, other], both) = ([of(&[a]), of(&[b])], of(&[a, b]));
+    let energies = [&one, &other].map(|line| line["energy"].as_f64().unwrap());
+    let force = |line: &serde_json::Value, k: usize| line["forces"][1][k].as_f64().unwrap();
+    let close = |value: &serde_json::Value, expected: f64| (value.as_f64().unwrap() - expected).abs() < 1e-10 * (1.0 + expected.abs());
+    assert!(one["spread"].is_null());
+    assert!(close(&both["energy"], (energies[0] + energies[1]) / 2.0), "{both}");
+    // Of two, the standard deviation of a sample is the difference over √2.
+    assert!(close(&both["spread"]["energy"], (energies[0] - energies[1]).abs() / 2f64.sqrt()), "{both}");
+    let squares: f64 = (0..3).map(|k| (force(&one, k) - force(&other, k)).powi(2) / 2.0).sum();
+    assert!(squares > 1e-6 && close(&both["spread"]["forces"][1], squares.sqrt()), "{both}");
+    let table = sandbox.stdout(&["evaluate", file, "-m", a, "-m", b]);
+    let heading = table.lines().next().unwrap();
+    assert!(heading.contains(" ± energy ") && heading.contains(" max ± F "), "{table}");
+    let written = sandbox.stdout(&["evaluate", file, "-m", a, "-m", b, "-o", "-"]);
+    assert!(written.contains("forces_spread:R:1") && written.contains("energy_spread="), "{written}");
+    let refused = sandbox.run(&["evaluate", file, "-m", a, "-m", b, "--stop-above", "1e-6"]);
+    assert!(refused.contains("exit code 1") && refused.contains("the models disagree by") && refused.contains("hint: "), "{refused}");
+    let alone = sandbox.run(&["evaluate", file, "-m", a, "--stop-above", "0.1"]);
+    assert!(alone.contains("exit code 2") && alone.contains("one model has nobody to disagree with"), "{alone}");
 }

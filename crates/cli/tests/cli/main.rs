@@ -7,9 +7,13 @@ mod device;
 mod evaluate;
 mod fetch;
 mod hostile;
+mod md;
+mod mechanics;
 mod models;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod phonons;
+mod relax;
 mod train;
 mod usage;
 mod verify;

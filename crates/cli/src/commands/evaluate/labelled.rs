@@ -1,7 +1,6 @@
 //! The structure that is written: the input with the results under ASE's names.
 
-use tesseral_atoms::{Array, Structure};
-use tesseral_infer::Evaluation;
+use tesseral_atoms::{Array, Evaluation, Spread, Structure};
 use tesseral_infer::metrics::voigt;
 
 /// Names that ASE takes for results of a calculator. What the input has under them belongs to an earlier calculation: left
@@ -10,8 +9,8 @@ const RESULT_INFO: [&str; 4] = ["energy", "free_energy", "stress", "virial"];
 const RESULT_ARRAYS: [&str; 3] = ["forces", "energies", "stresses"];
 
 /// The input with `energy`, `forces`, `stress` (where there is one) and, if asked for, `energies` of this evaluation. Results
-/// that the input carried are kept with `REF_` before their names.
-pub(crate) fn with_results(structure: &Structure, evaluation: &Evaluation, per_atom: bool) -> Structure {
+/// that the input carried are kept with `REF_` before their names. Of a committee, `energy_spread` and `forces_spread` too.
+pub(crate) fn with_results(structure: &Structure, evaluation: &Evaluation, spread: Option<&Spread>, per_atom: bool) -> Structure {
     let mut labelled = structure.clone();
     for name in RESULT_INFO {
         if let Some(place) = labelled.info.get_index_of(name) {
@@ -36,6 +35,10 @@ pub(crate) fn with_results(structure: &Structure, evaluation: &Evaluation, per_a
     }
     if per_atom {
         labelled.arrays.insert("energies".to_owned(), Array::scalars(evaluation.atomic_energies.clone()));
+    }
+    if let Some(spread) = spread {
+        labelled.info.insert("energy_spread".to_owned(), spread.energy.into());
+        labelled.arrays.insert("forces_spread".to_owned(), Array::scalars(spread.forces.clone()));
     }
     labelled
 }
@@ -64,7 +67,7 @@ mod tests {
         structure.set_forces(&[[0.1, 0.2, 0.3]]);
         structure.arrays.insert("magmoms".into(), Array::scalars(vec![1.0]));
         let evaluation = Evaluation { energy: -5.0, forces: vec![[0.0; 3]], stress: Some([[0.5; 3]; 3]), atomic_energies: vec![-5.0] };
-        let labelled = with_results(&structure, &evaluation, true);
+        let labelled = with_results(&structure, &evaluation, None, true);
         let keys: Vec<&str> = labelled.info.keys().map(String::as_str).collect();
         assert_eq!(keys, ["REF_energy_2", "REF_energy", "REF_free_energy", "name", "energy", "stress"]);
         assert_eq!(labelled.info["REF_energy_2"], InfoValue::Real(-1.0));
@@ -73,7 +76,7 @@ mod tests {
         let arrays: Vec<&str> = labelled.arrays.keys().map(String::as_str).collect();
         assert_eq!(arrays, ["REF_forces", "magmoms", "forces", "energies"]);
         assert_eq!(labelled.arrays["REF_forces"].to_vectors().unwrap(), [[0.1, 0.2, 0.3]]);
-        let plain = with_results(&structure, &evaluation, false);
+        let plain = with_results(&structure, &evaluation, None, false);
         assert!(!plain.arrays.contains_key("energies"));
     }
 
@@ -82,7 +85,7 @@ mod tests {
         let mut structure = Structure::molecule(vec![1], vec![[0.0; 3]]);
         structure.set_stress([1.0; 6]);
         let evaluation = Evaluation { energy: 0.0, forces: vec![[0.0; 3]], stress: None, atomic_energies: vec![0.0] };
-        let labelled = with_results(&structure, &evaluation, false);
+        let labelled = with_results(&structure, &evaluation, None, false);
         assert!(labelled.info.contains_key("REF_stress") && !labelled.info.contains_key("stress"));
     }
 }

@@ -14,18 +14,18 @@ use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tesseral_atoms::io::{self, Format, WriteError};
-use tesseral_atoms::{LabelKeys, Structure};
+use tesseral_atoms::{Evaluation, ForceError, LabelKeys, Spread, Structure};
 use tesseral_infer::metrics::Metrics;
-use tesseral_infer::{Evaluation, InferError, Potential};
 
 use crate::args::EvaluateArgs;
 use crate::commands::Outcome;
 use crate::errors::{self, Hinted};
 use crate::output::Output;
 use crate::progress::{self, Progress, Unit};
-use crate::settings;
+use crate::settings::Field;
 
 pub(crate) use input::{Frame, InputError, frames_of};
+pub(crate) use labelled::with_results;
 
 /// Structures are evaluated together up to this many atoms and edges. Fixed, so that neither the machine nor the number of
 /// threads decides what is computed together; small enough that rows come as they are computed and memory stays bounded.
@@ -33,29 +33,30 @@ const BATCH_COST: usize = 100_000;
 
 pub(crate) fn run(args: &EvaluateArgs) -> Result<Outcome> {
     check(args)?;
-    let artifact = settings::artifact(args.model.model.as_deref())?;
-    let potential = settings::potential(&artifact, &args.model, args.dtype, &args.engine)?;
-    let header = potential.header();
-    tracing::info!("{}: {}, cutoff {} Å", header.name, header.architecture_name(), header.cutoff());
+    let field = Field::new(&args.field)?;
+    for member in field.members() {
+        let header = member.header();
+        tracing::info!("{}: {}, cutoff {} Å", header.name, header.architecture_name(), header.cutoff());
+    }
     if args.plan {
-        return plan::run(args, &potential);
+        return plan::run(args, &field);
     }
     match args.output.as_deref() {
-        None => Run::new(args, &potential, None).all(),
+        None => Run::new(args, &field, None).all(),
         Some(path) if path == Path::new("-") => {
             let mut stdout = std::io::BufWriter::new(StandardOutput);
-            let outcome = Run::new(args, &potential, Some(&mut stdout)).all()?;
+            let outcome = Run::new(args, &field, Some(&mut stdout)).all()?;
             stdout.flush().map_err(crate::output::write_error)?;
             Ok(outcome)
         }
         Some(path) => io::write_atomically(path, |file| -> Result<Outcome> {
             if path.extension().is_some_and(|extension| extension == "gz") {
                 let mut encoder = GzEncoder::new(file, Compression::default());
-                let outcome = Run::new(args, &potential, Some(&mut encoder)).all()?;
+                let outcome = Run::new(args, &field, Some(&mut encoder)).all()?;
                 encoder.finish()?;
                 Ok(outcome)
             } else {
-                Run::new(args, &potential, Some(file)).all()
+                Run::new(args, &field, Some(file)).all()
             }
         }),
     }
@@ -108,7 +109,7 @@ impl Write for StandardOutput {
 /// One run over all files.
 struct Run<'a> {
     args: &'a EvaluateArgs,
-    potential: &'a Potential,
+    field: &'a Field,
     structures: Option<&'a mut dyn Write>,
     output: Output,
     table: report::Table,
@@ -123,7 +124,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a EvaluateArgs, potential: &'a Potential, structures: Option<&'a mut dyn Write>) -> Self {
+    fn new(args: &'a EvaluateArgs, field: &'a Field, structures: Option<&'a mut dyn Write>) -> Self {
         let mut keys = LabelKeys::default();
         for (asked, known) in
             [(&args.energy_key, &mut keys.energy), (&args.forces_key, &mut keys.forces), (&args.stress_key, &mut keys.stress)]
@@ -142,10 +143,10 @@ impl<'a> Run<'a> {
         let total = if progress::is_visible() { scan::count_atoms(&args.files) } else { None };
         Self {
             args,
-            potential,
+            field,
             structures,
             output,
-            table: report::Table::new(args.files.len() > 1, args.repeat.is_some()),
+            table: report::Table::new(args.files.len() > 1, args.repeat.is_some(), field.members().len() > 1),
             keys,
             metrics: Metrics::default(),
             batch: Vec::new(),
@@ -172,7 +173,7 @@ impl<'a> Run<'a> {
         for frame in frames {
             match frame {
                 Ok(frame) => {
-                    self.batch_cost = self.batch_cost.saturating_add(self.potential.cost(&frame.structure));
+                    self.batch_cost = self.batch_cost.saturating_add(self.field.cost(&frame.structure));
                     self.batch.push(frame);
                     if self.batch_cost >= BATCH_COST || self.args.repeat.is_some() {
                         self.flush()?;
@@ -194,7 +195,7 @@ impl<'a> Run<'a> {
         for ((((file, index), structure), result), seconds) in files.into_iter().zip(structures).zip(results).zip(seconds) {
             self.progress.advance(structure.len() as u64);
             match result {
-                Ok(evaluation) => self.one(&Frame { file, index, structure }, &evaluation, seconds)?,
+                Ok((evaluation, spread)) => self.one(&Frame { file, index, structure }, &evaluation, spread.as_ref(), seconds)?,
                 Err(error) => {
                     let place = format!("{file}: frame {index}: {error}");
                     self.failure(&file, Some(index), anyhow::Error::new(error).context(place))?;
@@ -205,10 +206,10 @@ impl<'a> Run<'a> {
     }
 
     /// Results and the seconds each took. Structures of one batch share its time in proportion to their cost.
-    fn evaluate(&self, structures: &[Structure]) -> (Vec<Result<Evaluation, InferError>>, Vec<f64>) {
+    fn evaluate(&self, structures: &[Structure]) -> (Vec<Result<(Evaluation, Option<Spread>), ForceError>>, Vec<f64>) {
         let timed = || {
             let start = Instant::now();
-            let results = self.potential.evaluate(structures);
+            let results = self.field.evaluate(structures);
             (results, start.elapsed().as_secs_f64())
         };
         let (results, mut total) = timed();
@@ -216,15 +217,15 @@ impl<'a> Run<'a> {
             // The first was to warm up.
             total = (0..repeat.get()).map(|_| timed().1).fold(f64::INFINITY, f64::min);
         }
-        let costs: Vec<f64> = structures.iter().map(|structure| self.potential.cost(structure).max(1) as f64).collect();
+        let costs: Vec<f64> = structures.iter().map(|structure| self.field.cost(structure).max(1) as f64).collect();
         let sum: f64 = costs.iter().sum();
         (results, costs.iter().map(|cost| total * cost / sum).collect())
     }
 
-    fn one(&mut self, frame: &Frame, evaluation: &Evaluation, seconds: f64) -> Result<()> {
-        let row = report::Row::new(frame, evaluation, seconds);
+    fn one(&mut self, frame: &Frame, evaluation: &Evaluation, spread: Option<&Spread>, seconds: f64) -> Result<()> {
+        let row = report::Row::new(frame, evaluation, spread, seconds);
         if self.args.json {
-            self.output.json(&row.json(evaluation, self.args.per_atom))?;
+            self.output.json(&row.json(evaluation, spread, self.args.per_atom))?;
         } else {
             self.table.row(&row, &mut self.output);
         }
@@ -235,7 +236,7 @@ impl<'a> Run<'a> {
             self.unusable_labels += 1;
         }
         if let Some(structures) = &mut self.structures {
-            let labelled = labelled::with_results(&frame.structure, evaluation, self.args.per_atom);
+            let labelled = labelled::with_results(&frame.structure, evaluation, spread, self.args.per_atom);
             let written = io::write_extxyz(*structures, &labelled);
             if self.args.output.as_deref() == Some(Path::new("-"))
                 && let Err(WriteError::Io(error)) = &written

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use serde::Serialize;
-use tesseral_infer::Potential;
 use tesseral_infer::error::bytes;
 
 use super::frames_of;
@@ -10,6 +9,7 @@ use crate::args::EvaluateArgs;
 use crate::commands::Outcome;
 use crate::errors::Hinted;
 use crate::output::{DIM, HEADING, Output};
+use crate::settings::Field;
 
 #[derive(Serialize)]
 struct PlanJson<'a> {
@@ -21,7 +21,7 @@ struct PlanJson<'a> {
     least_bytes: usize,
 }
 
-pub(super) fn run(args: &EvaluateArgs, potential: &Potential) -> Result<Outcome> {
+pub(super) fn run(args: &EvaluateArgs, field: &Field) -> Result<Outcome> {
     let mut output = Output::default();
     if !args.json {
         output.line(format_args!(
@@ -33,7 +33,7 @@ pub(super) fn run(args: &EvaluateArgs, potential: &Potential) -> Result<Outcome>
     for path in &args.files {
         for frame in frames_of(path).map_err(|e| e.error)? {
             let frame = frame.map_err(|e| e.error)?;
-            let Some(plan) = potential.memory(&frame.structure) else {
+            let Some(plan) = field.memory(&frame.structure) else {
                 return Err(Hinted::new("--plan is about the compiled engine").usage().into());
             };
             if args.json {

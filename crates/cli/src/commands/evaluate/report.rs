@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tesseral_atoms::units::GPA;
-use tesseral_infer::Evaluation;
+use tesseral_atoms::{Evaluation, Spread};
 use tesseral_infer::metrics::{ErrorStatistics, KeysUsed, Metrics};
 
 use super::Frame;
@@ -22,11 +22,12 @@ pub(crate) struct Row<'a> {
     energy_per_atom: Option<f64>,
     max_force: Option<f64>,
     pressure: Option<f64>,
+    spread: Option<(f64, Option<f64>)>,
     seconds: f64,
 }
 
 impl<'a> Row<'a> {
-    pub(crate) fn new(frame: &'a Frame, evaluation: &Evaluation, seconds: f64) -> Self {
+    pub(crate) fn new(frame: &'a Frame, evaluation: &Evaluation, spread: Option<&Spread>, seconds: f64) -> Self {
         let atoms = frame.structure.len();
         let norm = |f: &[f64; 3]| (f[0] * f[0] + f[1] * f[1] + f[2] * f[2]).sqrt();
         // `f64::max` would pass over a NaN.
@@ -40,11 +41,12 @@ impl<'a> Row<'a> {
             energy_per_atom: (atoms > 0).then(|| evaluation.energy / atoms as f64),
             max_force,
             pressure: evaluation.stress.map(|s| -(s[0][0] + s[1][1] + s[2][2]) / 3.0 / GPA),
+            spread: spread.map(|s| (s.energy / atoms.max(1) as f64, s.largest_force().map(|(_, force)| force))),
             seconds,
         }
     }
 
-    pub(crate) fn json<'b>(&'b self, evaluation: &'b Evaluation, per_atom: bool) -> RowJson<'b> {
+    pub(crate) fn json<'b>(&'b self, evaluation: &'b Evaluation, spread: Option<&'b Spread>, per_atom: bool) -> RowJson<'b> {
         RowJson {
             file: self.file,
             frame: self.frame,
@@ -56,6 +58,11 @@ impl<'a> Row<'a> {
             pressure_gpa: self.pressure,
             forces: &evaluation.forces,
             stress: evaluation.stress,
+            spread: spread.map(|s| SpreadJson {
+                energy: s.energy,
+                max_force: s.largest_force().map(|(_, force)| force),
+                forces: &s.forces,
+            }),
             atomic_energies: per_atom.then_some(&evaluation.atomic_energies),
             seconds: self.seconds,
         }
@@ -76,8 +83,18 @@ pub(crate) struct RowJson<'a> {
     forces: &'a [[f64; 3]],
     stress: Option<[[f64; 3]; 3]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    spread: Option<SpreadJson<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     atomic_energies: Option<&'a Vec<f64>>,
     seconds: f64,
+}
+
+/// Standard deviations over the members of a committee: eV, eV/Å.
+#[derive(Debug, Serialize)]
+struct SpreadJson<'a> {
+    energy: f64,
+    max_force: Option<f64>,
+    forces: &'a [f64],
 }
 
 /// A structure that was skipped.
@@ -93,12 +110,13 @@ pub(crate) struct FailureJson<'a> {
 pub(crate) struct Table {
     with_file: bool,
     with_seconds: bool,
+    with_spread: bool,
     begun: bool,
 }
 
 impl Table {
-    pub(crate) fn new(with_file: bool, with_seconds: bool) -> Self {
-        Self { with_file, with_seconds, begun: false }
+    pub(crate) fn new(with_file: bool, with_seconds: bool, with_spread: bool) -> Self {
+        Self { with_file, with_seconds, with_spread, begun: false }
     }
 
     pub(crate) fn row(&mut self, row: &Row<'_>, output: &mut Output) {
@@ -115,6 +133,10 @@ impl Table {
             number(row.max_force, 10, 5),
             number(row.pressure, 10, 4),
         );
+        if self.with_spread {
+            let (energy, force) = row.spread.map_or((None, None), |(energy, force)| (Some(energy), force));
+            line += &format!(" {} {}", number(energy, 11, 6), number(force, 10, 5));
+        }
         if self.with_seconds {
             line += &format!(" {:>11.6}", row.seconds);
         }
@@ -127,15 +149,18 @@ impl Table {
     }
 
     fn heading(&self, output: &mut Output) {
-        let columns = |c: [&str; 8]| {
+        let columns = |c: [&str; 9]| {
             let mut line = format!("{:>6} {:>6} {:>15} {:>12} {:>10} {:>10}", c[0], c[1], c[2], c[3], c[4], c[5]);
+            if self.with_spread {
+                line += &format!(" {:>11} {:>10}", c[6], c[7]);
+            }
             if self.with_seconds {
-                line += &format!(" {:>11}", c[6]);
+                line += &format!(" {:>11}", c[8]);
             }
             line
         };
-        let names = columns(["frame", "atoms", "energy", "energy/atom", "max |F|", "pressure", "time", ""]);
-        let units = columns(["", "", "eV", "eV/atom", "eV/Å", "GPa", "s", ""]);
+        let names = columns(["frame", "atoms", "energy", "energy/atom", "max |F|", "pressure", "± energy", "max ± F", "time"]);
+        let units = columns(["", "", "eV", "eV/atom", "eV/Å", "GPa", "eV/atom", "eV/Å", "s"]);
         let last = if self.with_file { format!("{:<FORMULA_WIDTH$}  file", "formula") } else { "formula".to_owned() };
         output.line(format_args!("{HEADING}{names}  {last}{HEADING:#}"));
         output.line(format_args!("{DIM}{units}{DIM:#}"));
@@ -237,13 +262,13 @@ mod tests {
             stress: Some([[-GPA, 0.0, 0.0], [0.0, -2.0 * GPA, 0.0], [0.0, 0.0, -3.0 * GPA]]),
             atomic_energies: vec![-5.0; 2],
         };
-        let row = Row::new(&frame, &evaluation, 0.0);
+        let row = Row::new(&frame, &evaluation, None, 0.0);
         assert!((row.pressure.unwrap() - 2.0).abs() < 1e-12);
         assert_eq!((row.max_force, row.energy_per_atom), (Some(5.0), Some(-5.0)));
         evaluation.forces[1][0] = f64::NAN;
-        assert!(Row::new(&frame, &evaluation, 0.0).max_force.unwrap().is_nan());
+        assert!(Row::new(&frame, &evaluation, None, 0.0).max_force.unwrap().is_nan());
         evaluation.forces.swap(0, 1);
-        assert!(Row::new(&frame, &evaluation, 0.0).max_force.unwrap().is_nan());
+        assert!(Row::new(&frame, &evaluation, None, 0.0).max_force.unwrap().is_nan());
     }
 
     #[test]
