@@ -13,7 +13,7 @@ use crate::error::SimulateError;
 pub struct ForceConstants {
     /// The atoms i: one of the supercell for each atom of the primitive cell.
     pub atoms: Vec<usize>,
-    /// `values[p][j][α][β]` = Φ_αβ(atoms[p], j).
+    /// `values[p][j][α][β]` = `Φ_αβ(atoms[p], j)`.
     pub values: Vec<Vec<Matrix>>,
 }
 

@@ -50,7 +50,9 @@ impl BandPath {
                 let mut parts = p.1.split_whitespace().map(value);
                 [0, 1, 2].map(|_| parts.next().unwrap_or(0.0))
             });
-            SpecialPoint { label: label.to_owned(), q: crystal.to_primitive(q, &cell_in_unit) }
+            // No −0.
+            let q = crystal.to_primitive(q, &cell_in_unit).map(|x| if x.abs() < 1e-12 { 0.0 } else { x });
+            SpecialPoint { label: label.to_owned(), q }
         };
         let pieces = table.path.split('|').map(|piece| piece.split_whitespace().map(point).collect()).collect();
         Self { kind: name.to_owned(), pieces }

@@ -173,7 +173,8 @@ fn cell(y: &mut String, name: &str, structure: &Structure, masses: &[f64]) {
     writeln!(y, "  points:").ok();
     let inverse = matrix::inverse(&structure.cell.vectors);
     for (atom, r) in structure.positions.iter().enumerate() {
-        let [a, b, c] = matrix::row_times(*r, &inverse).map(|x| x - x.floor());
+        // Not wrapped: images of an atom are counted from where it is, here and in phonopy.
+        let [a, b, c] = matrix::row_times(*r, &inverse);
         let symbol = elements::symbol(structure.numbers[atom]).unwrap_or("X");
         writeln!(y, "  - symbol: {symbol} # {}\n    coordinates: [ {a:18.15}, {b:18.15}, {c:18.15} ]", atom + 1).ok();
         writeln!(y, "    mass: {:.6}", masses[atom]).ok();

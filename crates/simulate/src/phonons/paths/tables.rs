@@ -1,4 +1,5 @@
-//! Points and recommended paths of the extended Bravais lattices: Tables 69–92 of Hinuma, Pizzi, Kumagai, Oba & Tanaka, Comput. Mater. Sci. 128, 140 (2017).
+//! Points and recommended paths of the extended Bravais lattices: Tables 69–92 of Hinuma, Pizzi, Kumagai, Oba & Tanaka, Comput. Mater. Sci. 128, 140 (2017), with the names that
+//! their program seekpath 2.2.2 (MIT licence) gives them.
 
 /// Points of one lattice that its path visits, and the path.
 pub(super) struct Table {
