@@ -202,6 +202,24 @@ fn size(text: &str) -> Result<usize, String> {
     if (1.0..1e18).contains(&bytes) { Ok(bytes as usize) } else { Err("a size of at least one byte is needed".to_owned()) }
 }
 
+/// The structure that a command is about.
+#[derive(Debug, Args)]
+pub(crate) struct StructureArgs {
+    /// Structure file; `-` is standard input
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Which structure of the file, from 0; negative: from the end
+    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
+    pub(crate) index: isize,
+}
+
+impl StructureArgs {
+    /// Reads it.
+    pub(crate) fn read(&self) -> anyhow::Result<tesseral_atoms::Structure> {
+        crate::commands::running::structure_of(&self.file, self.index)
+    }
+}
+
 /// What gives forces to whatever moves atoms.
 #[derive(Debug, Args)]
 pub(crate) struct FieldArgs {

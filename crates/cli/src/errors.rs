@@ -9,6 +9,7 @@ use tesseral_atoms::io::ReadError;
 use tesseral_atoms::labels::LabelError;
 use tesseral_atoms::{ForceError, StructureError};
 use tesseral_infer::InferError;
+use tesseral_loader::LoadError;
 use tesseral_models::CacheError;
 use tesseral_potentials::error::PotentialError;
 use tesseral_simulate::SimulateError;
@@ -161,6 +162,8 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<ForceError>() {
         hint_of(error.inner())
     } else if let Some(error) = cause.downcast_ref::<CacheError>() {
+        error.hint()
+    } else if let Some(error) = cause.downcast_ref::<LoadError>() {
         error.hint()
     } else {
         None

@@ -9,21 +9,16 @@ use crate::{Calculator, InferError, Potential};
 /// A potential as a force field. The structure of [`ForceField::evaluate_into`] keeps its neighbour list and buffers between calls where the engine is the compiled one.
 pub struct PotentialField {
     potential: Arc<Potential>,
+    /// Å
+    skin: f64,
+    /// Made when a structure is first evaluated by itself: batches need none.
     calculator: Option<Calculator>,
 }
 
 impl PotentialField {
     /// A force field with a neighbour list that reaches `skin` (Å) beyond the cutoff.
-    ///
-    /// # Errors
-    /// None but those of the engine.
-    pub fn new(potential: Arc<Potential>, skin: f64) -> Result<Self, InferError> {
-        let calculator = match potential.calculator(skin) {
-            Ok(calculator) => Some(calculator),
-            Err(InferError::NotStepped) => None,
-            Err(error) => return Err(error),
-        };
-        Ok(Self { potential, calculator })
+    pub fn new(potential: Arc<Potential>, skin: f64) -> Self {
+        Self { potential, skin, calculator: None }
     }
 
     /// The potential.
@@ -34,18 +29,21 @@ impl PotentialField {
 
 impl ForceField for PotentialField {
     fn evaluate_into(&mut self, structure: &Structure, to: &mut Evaluation) -> Result<(), ForceError> {
-        match &mut self.calculator {
-            Some(calculator) => calculator.evaluate_into(structure, to).map_err(ForceError::new),
-            None => {
-                *to = self
-                    .potential
-                    .evaluate(std::slice::from_ref(structure))
-                    .pop()
-                    .unwrap_or(Err(InferError::NoAtoms))
-                    .map_err(ForceError::new)?;
-                Ok(())
-            }
+        if self.calculator.is_none() {
+            self.calculator = match self.potential.calculator(self.skin) {
+                Ok(calculator) => Some(calculator),
+                Err(InferError::NotStepped) => None,
+                Err(error) => return Err(ForceError::new(error)),
+            };
         }
+        let evaluated = match &mut self.calculator {
+            Some(calculator) => calculator.evaluate_into(structure, to),
+            None => {
+                let alone = self.potential.evaluate(std::slice::from_ref(structure)).pop();
+                alone.unwrap_or(Err(InferError::NoAtoms)).map(|evaluation| *to = evaluation)
+            }
+        };
+        evaluated.map_err(ForceError::new)
     }
 
     fn evaluate_many(&mut self, structures: &[Structure]) -> Vec<Result<Evaluation, ForceError>> {

@@ -1,4 +1,4 @@
-//! What this machine can do, measured: the rates that benchmarks are compared with.
+//! What this machine can do: the rates that benchmarks are compared with, measured, and its free memory.
 
 use std::time::Instant;
 
@@ -95,4 +95,11 @@ pub fn device_copy_bandwidth(device: &Device) -> Result<f64, InferError> {
 /// The instruction set that kernels run with.
 pub fn instruction_set() -> &'static str {
     InstructionSet::active().name()
+}
+
+/// Bytes that programs can still get, where the system tells.
+pub fn available_memory() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find(|l| l.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kib| kib * 1024)
 }

@@ -16,6 +16,7 @@ pub mod error;
 pub mod files;
 mod fit;
 pub mod guards;
+mod matrix;
 pub mod md;
 pub mod modes;
 pub mod neb;

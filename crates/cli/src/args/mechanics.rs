@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum, ValueHint};
 
-use super::FieldArgs;
+use super::{FieldArgs, StructureArgs};
 
 /// Where results go, and what becomes of those of an earlier run.
 #[derive(Debug, Clone, Args)]
@@ -37,12 +37,8 @@ Example: tesseral elastic quartz.cif --relax -o quartz-elastic";
 
 #[derive(Debug, Args)]
 pub(crate) struct ElasticArgs {
-    /// Structure file; `-` is standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
-    /// Which structure of the file, from 0; negative: from the end
-    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
-    pub(crate) index: isize,
+    #[command(flatten)]
+    pub(crate) structure: StructureArgs,
     #[command(flatten)]
     pub(crate) field: FieldArgs,
     /// Amplitudes of the strains (of doubled shears)
@@ -75,12 +71,8 @@ Example: tesseral eos silicon.vasp --range 0.9 1.1 --points 11 -o silicon-eos";
 
 #[derive(Debug, Args)]
 pub(crate) struct EosArgs {
-    /// Structure file; `-` is standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
-    /// Which structure of the file, from 0; negative: from the end
-    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
-    pub(crate) index: isize,
+    #[command(flatten)]
+    pub(crate) structure: StructureArgs,
     #[command(flatten)]
     pub(crate) field: FieldArgs,
     /// Smallest and largest volume, over that of the structure
@@ -164,12 +156,8 @@ Example: tesseral modes water.xyz --relax --symmetry-number 2 --dtype f64";
 
 #[derive(Debug, Args)]
 pub(crate) struct ModesArgs {
-    /// Structure file; `-` is standard input
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
-    /// Which structure of the file, from 0; negative: from the end
-    #[arg(long, value_name = "N", default_value = "-1", allow_negative_numbers = true)]
-    pub(crate) index: isize,
+    #[command(flatten)]
+    pub(crate) structure: StructureArgs,
     #[command(flatten)]
     pub(crate) field: FieldArgs,
     /// Displacement of atoms, Å

@@ -63,9 +63,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Outcome> {
         return Err(Hinted::new(format!("--skin {}: a length of at least 0 Å is needed", args.skin)).usage().into());
     }
     let start = Instant::now();
-    let artifact = settings::artifact(args.model.model.as_deref())?;
+    let artifact = tesseral_loader::artifact(args.model.model.as_deref())?;
     let engine = EngineArgs { exact_radial: args.exact_radial, device: args.device.clone(), ..EngineArgs::default() };
-    let potential = settings::potential(&artifact, &args.model, args.dtype, &engine)?;
+    let potential = settings::potential(&artifact, args.model.head.as_deref(), args.dtype, &engine)?;
     let load_seconds = start.elapsed().as_secs_f64();
     let (name, structure) = structure(args, potential.header().elements())?;
     let mut calculator = potential.calculator(args.skin)?;

@@ -10,10 +10,9 @@ use crate::commands::{Outcome, import};
 use crate::errors::Hinted;
 use crate::output::Output;
 use crate::progress::{Progress, Unit};
-use crate::settings;
 
 pub(crate) fn run(args: &FetchArgs) -> Result<Outcome> {
-    let manifest = settings::manifest()?;
+    let manifest = tesseral_loader::manifest()?;
     // All names first: a typing error in the last one should not show after an hour of downloads.
     let mut entries = Vec::new();
     for name in &args.names {

@@ -8,7 +8,6 @@ use tesseral_potentials::header::Header;
 use crate::args::InfoArgs;
 use crate::commands::Outcome;
 use crate::output::{DIM, HEADING, Output};
-use crate::settings;
 
 #[derive(Serialize)]
 struct InfoJson<'a> {
@@ -27,7 +26,7 @@ struct InfoJson<'a> {
 }
 
 pub(crate) fn run(args: &InfoArgs) -> Result<Outcome> {
-    let artifact = settings::artifact(args.model.as_deref())?;
+    let artifact = tesseral_loader::artifact(args.model.as_deref())?;
     let header = artifact.header();
     let mut output = Output::default();
     if args.json {

@@ -10,7 +10,7 @@ mod mechanics;
 mod models;
 mod phonons;
 mod relax;
-mod running;
+pub(crate) mod running;
 mod shell;
 mod train;
 mod verify;

@@ -7,7 +7,6 @@ use tesseral_models::{Cache, DEFAULT_MODEL};
 use crate::args::ModelsArgs;
 use crate::commands::Outcome;
 use crate::output::{DIM, GOOD, HEADING, Output};
-use crate::settings;
 
 #[derive(Serialize)]
 struct ModelJson<'a> {
@@ -25,7 +24,7 @@ struct ModelJson<'a> {
 }
 
 pub(crate) fn run(args: &ModelsArgs) -> Result<Outcome> {
-    let manifest = settings::manifest()?;
+    let manifest = tesseral_loader::manifest()?;
     // Without a home folder nothing is installed, and the list is worth printing all the same.
     let cache = Cache::of_user().ok();
     let status = |name: &str| {

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &TrainArgs) -> Result<Outcome> {
     together(args.resume, || {
         let config = TrainConfig::read(path, &args.set, PRESETS)?;
         config.require_training(path)?;
-        let foundation = config.finetune.foundation.as_deref().map(|name| settings::artifact(Some(name))).transpose()?;
+        let foundation = config.finetune.foundation.as_deref().map(|name| tesseral_loader::artifact(Some(name))).transpose()?;
         Ok((config, foundation))
     })
 }
@@ -56,7 +56,7 @@ pub(crate) fn finetune(args: &FinetuneArgs) -> Result<Outcome> {
             config.output.directory.clone_from(folder);
         }
         config.require_training(args.config.as_deref().unwrap_or(Path::new("finetune.toml")))?;
-        let foundation = settings::artifact(Some(&args.model))?;
+        let foundation = tesseral_loader::artifact(Some(&args.model))?;
         Ok((config, Some(foundation)))
     })
 }
@@ -131,7 +131,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<Outcome> {
     if args.config.is_none() {
         data.valid_fraction = 0.0;
     }
-    let model = args.model.as_deref().map(|model| settings::artifact(Some(model))).transpose()?;
+    let model = args.model.as_deref().map(|model| tesseral_loader::artifact(Some(model))).transpose()?;
     let dataset = Dataset::load(&data, &[])?;
     let known = match &model {
         Some(model) => {

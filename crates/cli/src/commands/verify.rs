@@ -35,9 +35,9 @@ struct CheckJson<'a> {
 }
 
 pub(crate) fn run(args: &VerifyArgs) -> Result<Outcome> {
-    let artifact = settings::artifact(args.model.model.as_deref())?;
-    let double = settings::potential(&artifact, &args.model, DtypeArg::F64, &args.engine)?;
-    let single = settings::potential(&artifact, &args.model, DtypeArg::F32, &args.engine)?;
+    let artifact = tesseral_loader::artifact(args.model.model.as_deref())?;
+    let double = settings::potential(&artifact, args.model.head.as_deref(), DtypeArg::F64, &args.engine)?;
+    let single = settings::potential(&artifact, args.model.head.as_deref(), DtypeArg::F32, &args.engine)?;
     let structures = if args.files.is_empty() { built_in(double.header().elements())? } else { given(args)? };
     let pairs = pairs_of(&structures);
     let mut progress = Progress::new("verifying", Unit::Checks, Some((structures.len() + pairs.len()) as u64));

@@ -1,5 +1,6 @@
 //! Running the binary in a folder of its own.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -74,6 +75,14 @@ pub(crate) fn transcript(mut command: Command) -> String {
 pub(crate) fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name);
     path.canonicalize().unwrap().to_str().unwrap().to_owned()
+}
+
+/// A golden model of MACE, unpacked.
+pub(crate) fn golden(name: &str) -> Vec<u8> {
+    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mace").join(format!("{name}.gz"));
+    let mut model = Vec::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(packed).unwrap()).read_to_end(&mut model).unwrap();
+    model
 }
 
 /// The lines of --json.

@@ -1,11 +1,10 @@
 //! `tesseral evaluate` with the built-in model.
 
-use std::io::{Read, Write};
-use std::path::Path;
+use std::io::Write;
 
 use serde_json::Value;
 
-use crate::common::{Sandbox, example, json_lines, transcript, with_filters};
+use crate::common::{Sandbox, example, golden, json_lines, transcript, with_filters};
 
 #[test]
 fn a_crystal_in_a_table() {
@@ -346,20 +345,13 @@ fn bench_reports_times_beside_the_peak() {
     assert!(wrong.contains("exit code 2") && wrong.contains("is not periodic"), "{wrong}");
 }
 
-/// A golden model of MACE, unpacked.
-fn golden(sandbox: &Sandbox, name: &'static str) {
-    let packed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/mace").join(format!("{name}.gz"));
-    let mut model = Vec::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(packed).unwrap()).read_to_end(&mut model).unwrap();
-    sandbox.file(name, model);
-}
-
 #[test]
 fn committees_say_how_far_they_disagree() {
     let sandbox = Sandbox::new();
     let (a, b) = ("residual_lmax3_nu3.model", "one_layer_nu4.model");
-    golden(&sandbox, a);
-    golden(&sandbox, b);
+    for name in [a, b] {
+        sandbox.file(name, golden(name));
+    }
     // Iron and oxygen are among the elements of both.
     let file = sandbox.file("feo.extxyz", "2\nProperties=species:S:1:pos:R:3\nFe 0 0 0\nO 0 0.3 1.7\n");
     let of = |models: &[&str]| {

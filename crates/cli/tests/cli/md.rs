@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use crate::common::{Sandbox, example, json_lines};
+use crate::common::{Sandbox, example, golden, json_lines};
 
 /// Two silicon atoms in the primitive cell, one a little off its place.
 const SILICON: &str = "2
@@ -221,4 +221,17 @@ fn bad_input() {
         let text = sandbox.run(&["md", "si.xyz", "-n", "5", "-o", "/proc/tesseral"]);
         assert!(text.starts_with("exit code 1") && text.contains("/proc/tesseral"), "{text}");
     }
+}
+
+#[test]
+fn another_model_of_the_same_name_does_not_go_on() {
+    let sandbox = Sandbox::new();
+    let start = sandbox.file("feo.extxyz", "2\nProperties=species:S:1:pos:R:3\nFe 0 0 0\nO 0 0.3 1.7\n");
+    sandbox.file("m.model", golden("residual_lmax3_nu3.model"));
+    sandbox.stdout(&["md", start, "-m", "m.model", "-o", "run", "-e", "nve", "-n", "4"]);
+    let longer = ["md", "--resume", "-m", "m.model", "-o", "run", "-n", "8"];
+    sandbox.stdout(&longer);
+    sandbox.file("m.model", golden("one_layer_nu4.model"));
+    let other = sandbox.run(&["md", "--resume", "-m", "m.model", "-o", "run", "-n", "12"]);
+    assert!(other.contains("exit code 1") && other.contains("was computed with m [") && other.contains("hint: "), "{other}");
 }

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 use tesseral_atoms::Cell;
 
 use super::chain::Chain;
-use super::matrix::{self, Matrix, diagonal, plus, row_times, scaled, trace};
 use super::random::Random;
 use crate::error::SimulateError;
+use crate::matrix::{self, Matrix, diagonal, plus, row_times, scaled, trace};
 
 /// The largest strain of a cell in one step: beyond it a barostat is out of control, and the series of matrix functions would lose digits.
 const LARGEST_STRAIN: f64 = 0.1;

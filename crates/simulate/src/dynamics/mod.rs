@@ -25,7 +25,6 @@
 
 mod barostat;
 mod chain;
-mod matrix;
 mod random;
 mod saved;
 mod settings;
@@ -39,9 +38,9 @@ use tesseral_atoms::units::{BOLTZMANN, FEMTOSECOND, GPA};
 use tesseral_atoms::{Evaluation, ForceField, Structure};
 
 use crate::error::SimulateError;
+use crate::matrix::{Matrix, contraction, exponential, plus, row_times, scaled, trace};
 use barostat::{Extended, Rescaling};
 use chain::Chain;
-use matrix::{Matrix, contraction, exponential, plus, row_times, scaled, trace};
 use random::Random;
 pub use saved::Saved;
 pub use settings::{Ensemble, Ramp, Settings, Velocities, suggested_time_step};

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tesseral_atoms::units::{ATOMIC_MASS_KG, BOLTZMANN};
 use tesseral_atoms::{Evaluation, Structure};
 
-use super::matrix::{self, Matrix};
+use crate::matrix::{self, Matrix};
 
 /// Atoms in motion.
 #[derive(Debug, Clone, PartialEq)]

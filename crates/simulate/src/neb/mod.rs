@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tesseral_atoms::{Evaluation, ForceField, Structure};
 
 use crate::error::SimulateError;
-use crate::relax::optimiser::{self, Fire, FireVersion, Lbfgs, longest};
+use crate::relax::optimiser::{self, Fire, FireVersion, Lbfgs, difference, dot, longest};
 
 /// What moves the band.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,14 +90,6 @@ pub struct Band {
     saved: Saved,
     forces: Vec<Vec<[f64; 3]>>,
     tangents: Vec<Vec<[f64; 3]>>,
-}
-
-fn dot(a: &[[f64; 3]], b: &[[f64; 3]]) -> f64 {
-    a.as_flattened().iter().zip(b.as_flattened()).map(|(x, y)| x * y).sum()
-}
-
-fn difference(a: &[[f64; 3]], b: &[[f64; 3]]) -> Vec<[f64; 3]> {
-    a.iter().zip(b).map(|(x, y)| [x[0] - y[0], x[1] - y[1], x[2] - y[2]]).collect()
 }
 
 fn normalised(mut v: Vec<[f64; 3]>) -> Vec<[f64; 3]> {

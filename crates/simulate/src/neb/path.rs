@@ -5,6 +5,7 @@ use tesseral_atoms::{Cell, Structure, elements};
 
 use super::{bisecting_tangents, gradient, project};
 use crate::error::SimulateError;
+use crate::matrix::norm;
 use crate::relax::optimiser::{Fire, FireVersion, longest};
 
 /// Pairs within this distance in any image count for the pair potential, Å: its weight falls with the fourth power.
@@ -39,10 +40,6 @@ impl std::fmt::Display for Oddity {
     }
 }
 
-fn length(v: [f64; 3]) -> f64 {
-    v.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
-
 /// The shortest of the vectors that are the same but for lattice vectors of periodic directions.
 pub(super) fn shortest(cell: &Cell, pbc: [bool; 3], v: [f64; 3]) -> [f64; 3] {
     let axes: Vec<[f64; 3]> = (0..3).filter(|&k| pbc[k]).map(|k| cell.vectors[k]).collect();
@@ -55,18 +52,18 @@ pub(super) fn shortest(cell: &Cell, pbc: [bool; 3], v: [f64; 3]) -> [f64; 3] {
             let m = (n / 3usize.pow(k as u32) % 3) as f64 - 1.0;
             (0..3).for_each(|x| sum[x] += m * axis[x]);
         }
-        if length(sum) > 0.0 {
+        if norm(sum) > 0.0 {
             moves.push(sum);
         }
     }
     loop {
-        let mut best = (length(v), v);
+        let mut best = (norm(v), v);
         for m in &moves {
             // As often along this direction as shortens most.
             let times = -(0..3).map(|x| v[x] * m[x]).sum::<f64>() / m.iter().map(|x| x * x).sum::<f64>();
             let w = [0, 1, 2].map(|x| v[x] + times.round() * m[x]);
-            if length(w) < best.0 * (1.0 - 1e-12) - 1e-12 {
-                best = (length(w), w);
+            if norm(w) < best.0 * (1.0 - 1e-12) - 1e-12 {
+                best = (norm(w), w);
             }
         }
         if best.1 == v {
@@ -115,8 +112,8 @@ pub fn check_ends(start: &Structure, end: &Structure, fixed: &[usize]) -> Result
         ));
     }
     let moves = displacements(start, end);
-    if let Some(&atom) = fixed.iter().find(|&&i| length(moves[i]) > 1e-3) {
-        let what = format!("atom {atom} is to be fixed, but the ends have it {:.3} Å apart", length(moves[atom]));
+    if let Some(&atom) = fixed.iter().find(|&&i| norm(moves[i]) > 1e-3) {
+        let what = format!("atom {atom} is to be fixed, but the ends have it {:.3} Å apart", norm(moves[atom]));
         return Err(SimulateError::input(what, "fix it while the ends are relaxed, too"));
     }
     if longest(&moves) < 1e-3 {
@@ -125,13 +122,10 @@ pub fn check_ends(start: &Structure, end: &Structure, fixed: &[usize]) -> Result
     let place = |i: usize| {
         (0..start.len()).find(|&j| {
             let between = [0, 1, 2].map(|k| start.positions[i][k] + moves[i][k] - start.positions[j][k]);
-            i != j
-                && start.numbers[i] == start.numbers[j]
-                && length(moves[j]) > 1.0
-                && length(shortest(&start.cell, start.pbc, between)) < 0.3
+            i != j && start.numbers[i] == start.numbers[j] && norm(moves[j]) > 1.0 && norm(shortest(&start.cell, start.pbc, between)) < 0.3
         })
     };
-    let moved = (0..start.len()).filter(|&i| length(moves[i]) > 1.0);
+    let moved = (0..start.len()).filter(|&i| norm(moves[i]) > 1.0);
     Ok(moved.filter_map(|atom| Some(Oddity::Exchanged { atom, place_of: place(atom)? })).collect())
 }
 
@@ -198,7 +192,7 @@ pub fn bend(images: &mut [Structure], fixed: &[usize]) -> Result<f64, SimulateEr
         [0, 1, 2].map(|k| positions[j][k] - positions[i][k] + image[k])
     };
     let targets: Vec<(f64, f64)> =
-        pairs.iter().map(|&p| (length(vector(&images[0].positions, p)), length(vector(&images[count - 1].positions, p)))).collect();
+        pairs.iter().map(|&p| (norm(vector(&images[0].positions, p)), norm(vector(&images[count - 1].positions, p)))).collect();
     let mut positions: Vec<Vec<[f64; 3]>> = images.iter().map(|s| s.positions.clone()).collect();
     let atoms = images[0].len();
     let mut fire = Fire::new(FireVersion::Bitzek, 0.2);
@@ -210,10 +204,10 @@ pub fn bend(images: &mut [Structure], fixed: &[usize]) -> Result<f64, SimulateEr
             for (&pair, &(first, last)) in pairs.iter().zip(&targets) {
                 let v = vector(&positions[k], pair);
                 // Atoms on one spot are driven apart along any direction.
-                let r = length(v).max(0.1);
+                let r = norm(v).max(0.1);
                 let off = r - (first + t * (last - first));
                 let slope = 2.0 * off / r.powi(4) - 4.0 * off * off / r.powi(5);
-                let v = if length(v) < 1e-6 { [0.1, 0.0, 0.0] } else { v };
+                let v = if norm(v) < 1e-6 { [0.1, 0.0, 0.0] } else { v };
                 for x in 0..3 {
                     forces[k][pair.0][x] += slope * v[x] / r;
                     forces[k][pair.1][x] -= slope * v[x] / r;

@@ -6,8 +6,8 @@ use moyo::data::{Centering, Setting, hall_symbol_entry};
 use nalgebra::{Matrix3, Vector3};
 use tesseral_atoms::{Cell, Structure, elements};
 
-use super::matrix::{self, Integers, Matrix};
 use crate::error::SimulateError;
+use crate::matrix::{self, Integers, Matrix};
 
 /// An operation of the space group, s′ = R s + t for fractional coordinates of the unit cell as columns.
 #[derive(Debug, Clone)]

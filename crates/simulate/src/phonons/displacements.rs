@@ -3,9 +3,9 @@
 use tesseral_atoms::Structure;
 
 use super::crystal::Crystal;
-use super::matrix;
 use super::supercell::Supercell;
 use crate::error::SimulateError;
+use crate::matrix;
 
 /// One atom of a supercell, displaced.
 #[derive(Debug, Clone, Copy, PartialEq)]

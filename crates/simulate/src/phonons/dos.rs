@@ -3,8 +3,8 @@
 use rayon::prelude::*;
 
 use super::crystal::Crystal;
-use super::matrix;
 use super::mesh::Sample;
+use crate::matrix;
 
 /// Densities of states, averaged over bins: for each bin, the number of modes of one primitive cell in it divided by its width. They sum to 3N.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,9 +5,9 @@ use tesseral_atoms::units::{ATOMIC_MASS_KG, ELEMENTARY_CHARGE};
 
 use super::crystal::Crystal;
 use super::force_constants::ForceConstants;
-use super::matrix::{self, Matrix};
 use super::supercell::Supercell;
 use crate::error::SimulateError;
+use crate::matrix::{self, Matrix};
 
 /// √(eV/u)/Å in THz (ordinary frequency): a mode with the eigenvalue λ in eV/(Å² u) has the frequency √λ times this.
 pub fn thz() -> f64 {

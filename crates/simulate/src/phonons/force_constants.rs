@@ -2,9 +2,9 @@
 
 use super::crystal::{Crystal, Operation};
 use super::displacements::Displacement;
-use super::matrix::{self, Matrix};
 use super::supercell::Supercell;
 use crate::error::SimulateError;
+use crate::matrix::{self, Matrix};
 
 /// Second derivatives of the energy by the positions of atoms of a supercell, Φ_αβ(i, j) = ∂²E/∂r_iα ∂r_jβ, eV/Å².
 ///

@@ -15,7 +15,6 @@ mod displacements;
 mod dos;
 mod dynamical;
 mod force_constants;
-mod matrix;
 mod mesh;
 mod modes;
 mod paths;

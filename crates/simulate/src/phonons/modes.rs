@@ -3,8 +3,8 @@
 use tesseral_atoms::{Cell, Structure};
 
 use super::crystal::Crystal;
-use super::matrix;
 use super::supercell::Supercell;
+use crate::matrix;
 
 /// Wave vectors that fit into a supercell, q · a whole number for each of its vectors: frequencies there owe nothing to interpolation. Fractional coordinates in the
 /// reciprocal lattice of the primitive cell, in (−½, ½]; one of each pair q, −q; Γ first.

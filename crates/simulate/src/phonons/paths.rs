@@ -3,8 +3,8 @@
 mod tables;
 
 use super::crystal::{Crystal, centred};
-use super::matrix::{self, Matrix};
 use crate::error::SimulateError;
+use crate::matrix::{self, Matrix};
 
 /// A wave vector with a name.
 #[derive(Debug, Clone, PartialEq)]

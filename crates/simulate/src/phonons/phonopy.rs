@@ -12,9 +12,9 @@ use tesseral_atoms::{Array, Cell, Structure, elements};
 use super::crystal::Crystal;
 use super::displacements::Displacement;
 use super::force_constants::ForceConstants;
-use super::matrix::{self, Matrix};
 use super::supercell::Supercell;
 use crate::error::SimulateError;
+use crate::matrix::{self, Matrix};
 
 /// Displacements with the forces on all atoms of the supercell.
 #[derive(Debug, Clone, Default, PartialEq)]

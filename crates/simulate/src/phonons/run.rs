@@ -176,7 +176,7 @@ impl Calculation {
     /// The largest force at rest, eV/Å, and its atom: what is left of it means that the crystal is not relaxed.
     pub fn largest_force_at_rest(&self) -> Option<(usize, f64)> {
         let forces = &self.done.first()?.as_ref()?.forces;
-        forces.iter().map(|f| super::matrix::norm(*f)).enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
+        forces.iter().map(|f| crate::matrix::norm(*f)).enumerate().max_by(|a, b| a.1.total_cmp(&b.1))
     }
 
     /// The largest disagreement of a committee about a force, eV/Å.
@@ -188,7 +188,7 @@ impl Calculation {
     pub fn force_sets(&self) -> Option<ForceSets> {
         let rest = &self.done.first()?.as_ref()?.forces;
         let caused = |r: &Option<Record>| -> Option<Vec<[f64; 3]>> {
-            Some(r.as_ref()?.forces.iter().zip(rest).map(|(f, r)| super::matrix::subtract(*f, *r)).collect())
+            Some(r.as_ref()?.forces.iter().zip(rest).map(|(f, r)| crate::matrix::subtract(*f, *r)).collect())
         };
         let forces = self.done[1..].iter().map(caused).collect::<Option<Vec<_>>>()?;
         Some(ForceSets { displacements: self.displacements.clone(), forces })

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use tesseral_atoms::{Cell, Structure};
 
 use super::crystal::{Crystal, Operation};
-use super::matrix::{self, Integers};
 use crate::error::SimulateError;
+use crate::matrix::{self, Integers};
 
 /// Most atoms that a supercell may have: force constants of more take too much memory to be meant.
 const MOST_ATOMS: usize = 100_000;

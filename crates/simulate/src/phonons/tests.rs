@@ -7,6 +7,7 @@ use tesseral_atoms::{Cell, ForceField, Structure};
 
 use super::*;
 use crate::analytic::{EinsteinCrystal, Ending, LennardJones};
+use crate::matrix;
 
 fn data(crystal: &str, file: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/phonons").join(crystal).join(format!("{file}.gz"));

@@ -14,7 +14,7 @@ use tesseral_atoms::ForceError;
 use tesseral_simulate::guards::Guards;
 use tesseral_simulate::md::{self, Event, MakeField, Observer, Outcome as Ending, Progress as Done, Row, Run, Status, Timing};
 
-use crate::args::{DtypeArg, EngineArg, MdArgs};
+use crate::args::MdArgs;
 use crate::commands::{Outcome, running};
 use crate::errors::Hinted;
 use crate::output::Output;
@@ -44,17 +44,8 @@ pub(crate) fn run(args: &MdArgs) -> Result<Outcome> {
 }
 
 /// What computes, in words: a run goes on with the same.
-fn description(args: &MdArgs, field: &Field) -> String {
-    let dtype = match args.field.dtype {
-        DtypeArg::F32 => "f32",
-        DtypeArg::F64 => "f64",
-    };
-    let engine = match (args.field.engine.engine, args.field.engine.exact_radial) {
-        (EngineArg::Compiled, false) => "",
-        (EngineArg::Compiled, true) => ", exact radial functions",
-        (EngineArg::Differentiable, _) => ", differentiable",
-    };
-    format!("{} ({dtype} on {}{engine}, skin {} Å)", field.name(), args.field.engine.device.device, args.skin)
+fn description(args: &MdArgs, field: &Field) -> Result<String> {
+    Ok(format!("{}, skin {} Å", field.identity()?, args.skin))
 }
 
 fn make_field(field: &Field, skin: f64) -> MakeField<'_> {
@@ -73,7 +64,7 @@ fn begun(args: &MdArgs) -> Result<Outcome> {
     // The folder is made last: a structure that cannot be evaluated leaves nothing behind.
     let existed = folder.exists();
     running::new_folder(folder, args.overwrite)?;
-    let model = description(args, &field);
+    let model = description(args, &field)?;
     let made =
         Run::create(folder, &model, input.structure, &input.dynamics, args.replicas.get(), input.settings, make_field(&field, args.skin));
     let run = made.inspect_err(|_| {
@@ -91,7 +82,7 @@ fn resumed(args: &MdArgs) -> Result<Outcome> {
     };
     let field = Field::new(&args.field)?;
     let mut run = Run::resume(folder, make_field(&field, args.skin))?;
-    let model = description(args, &field);
+    let model = description(args, &field)?;
     if model != run.model() {
         let message = format!("the run in {} was computed with {}, not with {model}", folder.display(), run.model());
         return Err(Hinted::new(message).hint("give the same model, precision, device and skin, or begin another run").into());

@@ -39,7 +39,7 @@ pub(super) fn print(args: &MdArgs, input: &Input, field: &Field) -> Result<Outco
     };
     let time_step = input.dynamics.time_step;
     let plan = PlanJson {
-        model: super::description(args, field),
+        model: super::description(args, field)?,
         atoms,
         replicas,
         memory_bytes: field.bytes(&input.structure),

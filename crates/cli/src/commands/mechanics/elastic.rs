@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tesseral_atoms::units::GPA;
 use tesseral_atoms::{Structure, io};
+use tesseral_report::format::fixed;
 use tesseral_report::{Chart, Look, Page, Series, Table};
 use tesseral_simulate::elastic::{self, Average, Elasticity, Settings, tensor};
 use tesseral_simulate::relax::{self, CellFreedom};
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &ElasticArgs) -> Result<Outcome> {
         internal: (!args.clamped).then_some(Internal { tolerance: args.max_force, ..Internal::default() }),
         symmetry: (!args.no_symmetry).then_some(args.symmetry_tolerance),
     };
-    let given = running::structure_of(&args.file, args.index)?;
+    let given = args.structure.read()?;
     elastic::check(&given, &settings)?;
     let field = Field::new(&args.field)?;
     field.check(&given)?;
@@ -40,7 +41,7 @@ pub(crate) fn run(args: &ElasticArgs) -> Result<Outcome> {
         let each = if args.clamped { 1 } else { STEPS_OF_A_RELAXATION };
         return Plan::new(&field, &given, strained + 1, each, &args.keep, &FILES)?.print(args.keep.json);
     }
-    let mut run = identity("elastic", &args.field, &given, &settings)?;
+    let mut run = identity("elastic", &field, &given, &settings)?;
     if let Value::Object(run) = &mut run {
         run.insert("relax".to_owned(), args.relax.into());
     }
@@ -310,7 +311,7 @@ fn page(r: &Elasticity, model: &str) -> Page {
         rows: VOIGT
             .iter()
             .zip(c)
-            .map(|(v, row)| std::iter::once((*v).to_owned()).chain(row.iter().map(|x| format!("{:.2}", gpa(*x)))).collect())
+            .map(|(v, row)| std::iter::once((*v).to_owned()).chain(row.iter().map(|x| fixed(gpa(*x), 2))).collect())
             .collect(),
     };
     page.table(&table("Second derivatives of the energy by strain, GPa, in the axes of the structure", &r.stiffness));
@@ -320,7 +321,7 @@ fn page(r: &Elasticity, model: &str) -> Page {
     page.table(&Table {
         caption: "Independent constants in standard axes, GPa".to_owned(),
         columns: r.constants.iter().map(|c| c.0.clone()).collect(),
-        rows: vec![r.constants.iter().map(|c| format!("{:.2}", gpa(c.1))).collect()],
+        rows: vec![r.constants.iter().map(|c| fixed(gpa(c.1), 2)).collect()],
     });
     if let Some(m) = &r.moduli {
         page.section("Moduli");

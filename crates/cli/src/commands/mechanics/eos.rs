@@ -9,7 +9,7 @@ use tesseral_simulate::settle::Internal;
 
 use super::{Plan, SKIN, STEPS_OF_A_RELAXATION, Watch, fact, gpa, identity, ledger, write_json};
 use crate::args::EosArgs;
-use crate::commands::{Outcome, running};
+use crate::commands::Outcome;
 use crate::errors::Hinted;
 use crate::output::{DIM, HEADING, Output, number};
 use crate::settings::Field;
@@ -22,7 +22,7 @@ pub(crate) fn run(args: &EosArgs) -> Result<Outcome> {
         points: args.points.get(),
         internal: args.relax.then_some(Internal { tolerance: args.max_force, ..Internal::default() }),
     };
-    let structure = running::structure_of(&args.file, args.index)?;
+    let structure = args.structure.read()?;
     eos::check(&structure, &settings)?;
     let field = Field::new(&args.field)?;
     field.check(&structure)?;
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &EosArgs) -> Result<Outcome> {
         let each = if args.relax { STEPS_OF_A_RELAXATION } else { 1 };
         return Plan::new(&field, &structure, settings.points, each, &args.keep, &FILES)?.print(args.keep.json);
     }
-    let mut ledger = ledger(&args.keep, &identity("eos", &args.field, &structure, &settings)?)?;
+    let mut ledger = ledger(&args.keep, &identity("eos", &field, &structure, &settings)?)?;
     let mut watch = Watch::new("volumes", settings.points)?;
     let mut force_field = field.force_field(SKIN)?;
     let Some(result) =

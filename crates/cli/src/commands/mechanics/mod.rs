@@ -16,7 +16,7 @@ use tesseral_atoms::units::GPA;
 use tesseral_atoms::{Structure, io};
 use tesseral_simulate::settle::Ledger;
 
-use crate::args::{FieldArgs, KeepArgs};
+use crate::args::KeepArgs;
 use crate::commands::{Outcome, running};
 use crate::errors::Hinted;
 use crate::output::{DIM, HEADING, Output};
@@ -30,14 +30,10 @@ const SKIN: f64 = 0.5;
 const EVALUATIONS: &str = "evaluations.jsonl";
 
 /// Says what a run computes, so that what another one left behind is not taken for it.
-fn identity(command: &str, args: &FieldArgs, structure: &Structure, settings: &impl Serialize) -> Result<Value> {
+fn identity(command: &str, field: &Field, structure: &Structure, settings: &impl Serialize) -> Result<Value> {
     Ok(json!({
         "command": command,
-        "models": args.models,
-        "head": args.head,
-        "dtype": format!("{:?}", args.dtype),
-        "engine": format!("{:?}", args.engine.engine),
-        "exact_radial": args.engine.exact_radial,
+        "model": field.identity()?,
         "settings": serde_json::to_value(settings)?,
         "numbers": structure.numbers,
         "positions": structure.positions,

@@ -24,7 +24,7 @@ const AMPLITUDE: f64 = 0.25;
 const LARGE_FORCE: f64 = 0.02;
 
 pub(crate) fn run(args: &ModesArgs) -> Result<Outcome> {
-    let structure = running::structure_of(&args.file, args.index)?;
+    let structure = args.structure.read()?;
     let settings = Settings {
         displacement: args.displacement,
         internal: args.relax.then_some(Internal { tolerance: args.max_force, ..Internal::default() }),
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ModesArgs) -> Result<Outcome> {
     if args.keep.dry_run {
         return Plan::new(&field, &structure, structures, 1, &args.keep, &FILES)?.print(args.keep.json);
     }
-    let mut ledger = ledger(&args.keep, &identity("modes", &args.field, &structure, &settings)?)?;
+    let mut ledger = ledger(&args.keep, &identity("modes", &field, &structure, &settings)?)?;
     if structure.is_periodic() {
         tracing::warn!(
             "the structure is periodic: modes are those of atoms that move alike in all cells; `tesseral phonons` has the others"

@@ -67,7 +67,7 @@ pub(crate) fn run(args: &NebArgs) -> Result<Outcome> {
     }
     // Settings that say when to end may change.
     let asked = Settings { steps: 0, tolerance: 0.0, ..settings.clone() };
-    let mut run = identity("neb", &args.field, first, &asked)?;
+    let mut run = identity("neb", &field, first, &asked)?;
     if let Value::Object(run) = &mut run {
         run.insert("images".to_owned(), serde_json::to_value(images.iter().map(|i| &i.positions).collect::<Vec<_>>())?);
         run.insert("begin".to_owned(), serde_json::json!([args.relax_ends, args.linear, given]));

@@ -173,7 +173,7 @@ fn computed(args: &PhononsArgs, plan: &Plan) -> Result<Option<(ForceSets, Source
     }
     let folder = folder(args)?;
     let path = folder.join("forces.jsonl");
-    let what = format!("{} {:?} {:?} head {:?}", field.name(), args.field.dtype, args.field.engine.engine, args.field.head);
+    let what = field.identity()?;
     let mut calculation = if args.resume {
         if !path.exists() {
             return Err(Hinted::new(format!("there is nothing to go on with: {} does not exist", path.display()))

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &RelaxArgs) -> Result<Outcome> {
         return plan(args, &field, &jobs);
     }
     check_places(args, &files)?;
-    let model = format!("{}, {:?}", field.name(), args.field.dtype);
+    let model = field.identity()?;
     let mut run =
         if args.resume { Run::resume(&jobs, &settings, &model, files)? } else { Run::new(&jobs, &settings, &model, Some(files))? };
     go(args, &settings, &field, &jobs, &sources, &mut run)

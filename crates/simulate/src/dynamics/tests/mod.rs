@@ -2,7 +2,6 @@
 
 mod canonical;
 mod conservation;
-mod cost;
 mod input;
 mod isobaric;
 mod liquid;

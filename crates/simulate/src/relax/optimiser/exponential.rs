@@ -4,6 +4,7 @@ use tesseral_atoms::Cell;
 use tesseral_atoms::neighbors::{NeighborError, neighbor_list};
 
 use super::{Preconditioner, add, dot};
+use crate::matrix::norm;
 
 /// A network of springs whose stiffness falls off with distance: P_ij = −exp(−A (r_ij / r_nn − 1)) for r_ij < 2 r_nn, P_ii = −Σ_j P_ij + 0.1, A = 3, the same for x, y and z.
 ///
@@ -40,7 +41,7 @@ impl Exponential {
         let (list, nearest) = loop {
             let list = neighbor_list(&cell.vectors, pbc, positions, reach)?;
             let mut nearest: Vec<f64> =
-                (0..n).filter_map(|i| list.edges_of(i).map(|e| length(list.vectors[e])).min_by(f64::total_cmp)).collect();
+                (0..n).filter_map(|i| list.edges_of(i).map(|e| norm(list.vectors[e])).min_by(f64::total_cmp)).collect();
             nearest.sort_by(f64::total_cmp);
             // Half of the atoms have a neighbour, or nobody has any for long.
             let median = nearest.get(n / 2).copied();
@@ -55,7 +56,7 @@ impl Exponential {
         for i in 0..n {
             let mut diagonal = STABILISER;
             for edge in list.edges_of(i) {
-                let (j, r) = (list.neighbors[edge], length(list.vectors[edge]));
+                let (j, r) = (list.neighbors[edge], norm(list.vectors[edge]));
                 // An image of the atom itself moves with it.
                 if r >= REACH * nearest || j as usize == i {
                     continue;
@@ -124,8 +125,4 @@ impl Preconditioner for Exponential {
         }
         x
     }
-}
-
-fn length(v: [f64; 3]) -> f64 {
-    (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).sqrt()
 }

@@ -81,7 +81,7 @@ pub(crate) fn add(a: &mut [[f64; 3]], factor: f64, b: &[[f64; 3]]) {
 }
 
 /// a − b.
-fn difference(a: &[[f64; 3]], b: &[[f64; 3]]) -> Vec<[f64; 3]> {
+pub(crate) fn difference(a: &[[f64; 3]], b: &[[f64; 3]]) -> Vec<[f64; 3]> {
     a.iter().zip(b).map(|(a, b)| [a[0] - b[0], a[1] - b[1], a[2] - b[2]]).collect()
 }
 
