@@ -5,7 +5,7 @@
 
 The first --structures frames with at most --atoms atoms, whose atoms are not nearer than half the sum of their covalent radii after normal displacements of
 --rattle A (numpy's generator, seed = index of the frame). Part 1: all are relaxed by `tesseral relax`. Part 2: on the first --compare of them, steps of ours (L-BFGS,
-FIRE, FIRE 2.0) beside ASE's LBFGS, FIRE and FIRE2 with their default settings, all driven by the same energies (one call of `tesseral evaluate` a step).
+FIRE 2.0, FIRE of 2006) beside ASE's LBFGS, FIRE and FIRE2 with their default settings, all driven by the same energies (one call of `tesseral evaluate` a step).
 Part 3, with --sevenn: ASE's LBFGS with the SevenNet-0 of sevenn on the same structures, wall time beside that of `tesseral relax`. With --cell, cells relax too (ASE:
 FrechetCellFilter), to 0.1 GPa. Needs ase; part 3 needs sevenn: the environment that scripts/bench_peers.sh makes will do.
 """
@@ -165,7 +165,7 @@ def main() -> None:
         put()
         print("all", json.dumps({k: v for k, v in result["all"].items() if k != "steps"}), flush=True)
         result["compare"] = {}
-        for method in ("lbfgs", "precon-lbfgs", "fire", "fire2") if few else ():
+        for method in ("lbfgs", "precon-lbfgs", "fire", "fire-2006") if few else ():
             run = ours(few, arguments, method, folder)
             energies = [r["energy"] for r in run["records"]]
             result["compare"][f"tesseral {method}"] = summary([r["steps"] if r["converged"] else None for r in run["records"]]) | {"seconds": run["seconds"], "energies": energies}

@@ -26,18 +26,25 @@ pub(crate) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
 /// Cyan and bold: what to do.
 pub(crate) const HINT: Style = AnsiColor::Cyan.on_default().bold();
 
+/// Exit code of a failure.
+const FAILURE: u8 = 1;
+/// Exit code of a wrong use of the command line.
+const USAGE: u8 = 2;
+/// Exit code of what was told to end: what shells give programs that SIGINT ends, so that scripts stop as they would for those.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// A failure with a next step.
 #[derive(Debug)]
 pub(crate) struct Hinted {
     message: String,
     hint: Option<String>,
-    usage: bool,
+    code: u8,
     source: Option<anyhow::Error>,
 }
 
 impl Hinted {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, usage: false, source: None }
+        Self { message: message.into(), hint: None, code: FAILURE, source: None }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -47,7 +54,13 @@ impl Hinted {
 
     /// Marks a wrong use of the command line: exit code 2.
     pub(crate) fn usage(mut self) -> Self {
-        self.usage = true;
+        self.code = USAGE;
+        self
+    }
+
+    /// Marks what was told to end and saved what it had.
+    pub(crate) fn interrupted(mut self) -> Self {
+        self.code = INTERRUPTED;
         self
     }
 
@@ -78,10 +91,10 @@ pub(crate) fn is_closed_output(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<OutputClosed>())
 }
 
-/// 2 for wrong usage, 1 for anything else.
+/// The exit code that the error or one of its causes asks for.
 pub(crate) fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let usage = error.chain().any(|cause| cause.downcast_ref::<Hinted>().is_some_and(|hinted| hinted.usage));
-    if usage { ExitCode::from(2) } else { ExitCode::FAILURE }
+    let code = |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<Hinted>().map(|hinted| hinted.code);
+    ExitCode::from(error.chain().filter_map(code).find(|&code| code != FAILURE).unwrap_or(FAILURE))
 }
 
 /// Prints an error, its causes and its hints to standard error.

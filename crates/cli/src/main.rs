@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     match result {
         Ok(Outcome::Success) => ExitCode::SUCCESS,
         Ok(Outcome::Failure) => ExitCode::FAILURE,
+        Ok(Outcome::Interrupted) => ExitCode::from(errors::INTERRUPTED),
         Err(error) if errors::is_closed_output(&error) => ExitCode::SUCCESS,
         Err(error) => {
             errors::report(&error);

@@ -6,6 +6,16 @@ use std::path::{Path, PathBuf};
 
 use crate::error::SimulateError;
 
+/// Removes what a killed process left half written among the files of a run: `folder` belongs to that run alone.
+pub fn sweep(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(".tesseral-") && name.ends_with(".tmp")) {
+            std::fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
 /// A file that is appended to. A run that goes on from a saved state cuts it back to the length it had then, so that what a killed run wrote afterwards, perhaps in part, is
 /// written again rather than twice.
 #[derive(Debug)]

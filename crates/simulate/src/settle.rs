@@ -1,4 +1,4 @@
-//! Many structures that are evaluated, or relaxed at a fixed cell, each for itself. What is finished is kept in a file, so that a run that was killed computes only the rest.
+//! Many structures that are evaluated, or relaxed at a fixed cell or volume, each for itself. What is finished is kept in a file, so that a run that was killed computes only the rest.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,25 +10,27 @@ use tesseral_atoms::{Evaluation, ForceField, Structure};
 use crate::error::SimulateError;
 use crate::files::GrowingFile;
 use crate::relax::optimiser::longest;
-use crate::relax::{self, Ended, Relaxation};
+use crate::relax::{self, CellFreedom, Ended, Relaxation};
 
 /// Structures with more atoms than this are evaluated one after another, so that the force field keeps what it knows of them.
 const LARGE: usize = 200;
 /// Small structures are evaluated together up to this many atoms, so that what is finished is soon on disk.
 const TOGETHER: usize = 2000;
 
-/// How atoms are relaxed at a fixed cell.
+/// How atoms are relaxed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Internal {
     /// Largest force on an atom that counts as none, eV/Å.
     pub tolerance: f64,
     /// Steps after which a structure that is not relaxed is left as it is.
     pub steps: u64,
+    /// Where the cell changes its shape too, at its volume: largest component of the stress, less its trace, that counts as none, eV/Å³.
+    pub shape: Option<f64>,
 }
 
 impl Default for Internal {
     fn default() -> Self {
-        Self { tolerance: 1e-3, steps: 500 }
+        Self { tolerance: 1e-3, steps: 500, shape: None }
     }
 }
 
@@ -37,6 +39,8 @@ impl Default for Internal {
 pub struct Settled {
     /// Where its atoms are, Å.
     pub positions: Vec<[f64; 3]>,
+    /// Rows are lattice vectors, Å.
+    pub cell: [[f64; 3]; 3],
     /// Energy, eV.
     pub energy: f64,
     /// Forces, eV/Å.
@@ -159,7 +163,7 @@ pub struct Job {
 /// What a run says after every round: how many structures are finished, of the jobs at hand. The answer is true if the run should end.
 pub type Tick<'a> = &'a mut dyn FnMut(usize, usize) -> bool;
 
-/// Evaluates structures, or with `internal` relaxes their atoms at a fixed cell, `fixed` atoms excepted. Results go to the ledger; those that are there already are not
+/// Evaluates structures, or with `internal` relaxes their atoms, `fixed` atoms excepted. Results go to the ledger; those that are there already are not
 /// computed again. False if `tick` has ended it.
 ///
 /// Every structure is treated for itself, so that a result does not depend on what else is computed.
@@ -190,7 +194,8 @@ pub fn settle(
         let mut active = group.into_iter().map(|job| Active::new(job, internal, fixed)).collect::<Result<Vec<_>, _>>()?;
         let mut evaluation = Evaluation::default();
         while !active.is_empty() {
-            let results: Vec<Result<Evaluation, _>> = if let [one] = active.as_slice() {
+            // What a force field keeps of a structure changes last digits, so that nothing is kept from one to the next.
+            let results: Vec<Result<Evaluation, _>> = if let [one @ Active { way: Way::Relaxes(_), .. }] = active.as_slice() {
                 vec![field.evaluate_into(one.structure(), &mut evaluation).map(|()| std::mem::take(&mut evaluation))]
             } else {
                 let structures: Vec<Structure> = active.iter().map(|a| a.structure().clone()).collect();
@@ -241,7 +246,10 @@ enum Way {
 impl<'a> Active<'a> {
     fn new(job: &'a Job, internal: Option<&Internal>, fixed: &[usize]) -> Result<Self, SimulateError> {
         let Some(internal) = internal else { return Ok(Self { job, way: Way::Stays }) };
-        let settings = relax::Settings { max_force: internal.tolerance, steps: internal.steps, ..relax::Settings::default() };
+        let mut settings = relax::Settings { max_force: internal.tolerance, steps: internal.steps, ..relax::Settings::default() };
+        if let Some(max_stress) = internal.shape {
+            (settings.cell, settings.max_stress) = (CellFreedom::FixedVolume, max_stress);
+        }
         let mut movable = Vec::new();
         if !fixed.is_empty() {
             movable.resize(job.structure.len(), [true; 3]);
@@ -288,6 +296,7 @@ impl<'a> Active<'a> {
         }
         Ok(Some(Settled {
             positions: self.structure().positions.clone(),
+            cell: self.structure().cell.vectors,
             energy: evaluation.energy,
             forces: evaluation.forces,
             stress: evaluation.stress,

@@ -64,7 +64,7 @@ pub(crate) struct ElasticArgs {
 }
 
 pub(crate) const EOS_HELP: &str = "\
-The cell is scaled alike in all directions. Energies are fitted by the Birch–Murnaghan, Vinet and Murnaghan equations; the pressures that they give are compared with those of the \
+The cell is scaled alike in all directions; with --relax-shape it then changes its shape at that volume, as crystals that are not cubic do under pressure. Energies are fitted by the Birch–Murnaghan, Vinet and Murnaghan equations; the pressures that they give are compared with those of the \
 potential.
 
 Example: tesseral eos silicon.vasp --range 0.9 1.1 --points 11 -o silicon-eos";
@@ -84,6 +84,12 @@ pub(crate) struct EosArgs {
     /// Relax atoms at every volume; without, they keep their fractional coordinates
     #[arg(long)]
     pub(crate) relax: bool,
+    /// Relax atoms and the shape of the cell at every volume
+    #[arg(long)]
+    pub(crate) relax_shape: bool,
+    /// Largest shear stress that counts as none with --relax-shape, GPa
+    #[arg(long, value_name = "GPa", default_value_t = 0.01)]
+    pub(crate) max_stress: f64,
     /// Largest force that counts as none where atoms are relaxed, eV/Å
     #[arg(long, alias = "fmax", value_name = "eV/Å", default_value_t = 0.001)]
     pub(crate) max_force: f64,

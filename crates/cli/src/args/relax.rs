@@ -88,10 +88,11 @@ pub(crate) enum MethodArg {
     Lbfgs,
     /// L-BFGS with springs between neighbours as preconditioner
     PreconLbfgs,
-    /// FIRE (Bitzek 2006)
-    Fire,
     /// FIRE 2.0 (Guénolé 2020)
-    Fire2,
+    Fire,
+    /// FIRE as first published (Bitzek 2006)
+    #[value(name = "fire-2006")]
+    Fire2006,
 }
 
 /// How the cell may change.

@@ -24,6 +24,8 @@ pub(crate) enum Outcome {
     Success,
     /// A check failed, or frames were skipped; what there is to say has been said.
     Failure,
+    /// It was told to end, and saved what it had.
+    Interrupted,
 }
 
 /// Runs a command.

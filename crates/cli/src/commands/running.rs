@@ -1,24 +1,30 @@
 //! What commands that run for long have in common: interruption, their folder, their plan.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use tesseral_atoms::{Evaluation, ForceField, Structure};
+use tesseral_simulate::files;
 
 use crate::commands::evaluate::frames_of;
-use crate::errors::Hinted;
+use crate::errors::{Hinted, INTERRUPTED};
 
-/// What is asked for when the process is told to end: the first time to save the state and end, then to end at once.
+/// What is asked for when the process is told to end: the first time to save the state and end, then to end at once. Commands ask before there is anything to
+/// save, and again where they look at it.
 pub(crate) fn on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
+    static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+    if let Some(stop) = STOP.get() {
+        return Ok(stop.clone());
+    }
+    let stop = STOP.get_or_init(Arc::default).clone();
     let (flag, times) = (stop.clone(), AtomicU32::new(0));
     ctrlc::set_handler(move || {
         flag.store(true, Ordering::Relaxed);
         if times.fetch_add(1, Ordering::Relaxed) > 0 {
-            std::process::exit(130);
+            std::process::exit(i32::from(INTERRUPTED));
         }
     })
     .context("signals cannot be handled")?;
@@ -94,6 +100,7 @@ pub(crate) fn new_folder(folder: &Path, overwrite: bool) -> Result<()> {
             .into());
     }
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    files::sweep(folder);
     // Better now than after an hour.
     tempfile::tempfile_in(folder).with_context(|| format!("cannot write to the folder {}", folder.display()))?;
     Ok(())

@@ -186,7 +186,7 @@ fn go(ranks: &Arc<Ranks>, config: &TrainConfig, foundation: Option<Artifact>, re
     let outcome = result?;
     if !ranks.is_first() {
         let is_done = !matches!(outcome.ending, Ending::Interrupted | Ending::NotBegun);
-        return Ok(if is_done { Outcome::Success } else { Outcome::Failure });
+        return Ok(if is_done { Outcome::Success } else { Outcome::Interrupted });
     }
     let mut output = Output::default();
     let interrupted = match outcome.ending {
@@ -198,7 +198,7 @@ fn go(ranks: &Arc<Ranks>, config: &TrainConfig, foundation: Option<Artifact>, re
     if let Some(text) = interrupted {
         output.line(format_args!("{text}"));
         output.flush()?;
-        return Ok(Outcome::Failure);
+        return Ok(Outcome::Interrupted);
     }
     errors(&mut output, &outcome.errors);
     if outcome.forgetting.iter().any(|row| row.phase == Phase::Before) {

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
 
+mod committees;
 mod common;
 mod device;
 mod evaluate;
 mod fetch;
 mod hostile;
+mod interruption;
 mod md;
 mod mechanics;
 mod models;

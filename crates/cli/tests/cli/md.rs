@@ -1,9 +1,6 @@
 //! `md`: what it writes, how it goes on after any end, what it says of bad input.
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command as Process, Stdio};
-use std::time::Duration;
 
 use crate::common::{Sandbox, example, golden, json_lines};
 
@@ -18,19 +15,6 @@ fn prepared() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.file("si.xyz", SILICON);
     sandbox
-}
-
-/// All files of a folder but the report, whose speed differs.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut all = BTreeMap::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
-        if name != "report.html" {
-            all.insert(name, std::fs::read(&path).unwrap());
-        }
-    }
-    all
 }
 
 const RUN: [&str; 14] =
@@ -68,53 +52,6 @@ fn a_run_and_its_files() {
     sandbox.stdout(&["md", "--resume", "-o", "run"]);
     let longer = json_lines(&sandbox.stdout(&["md", "--resume", "-o", "run", "-n", "66", "--json"]));
     assert_eq!((&longer[0]["step"], &longer.last().unwrap()["outcome"]), (&63.into(), &"done".into()));
-}
-
-/// Killed again and again, a run writes the same bytes as one that was left alone.
-#[test]
-fn killed_and_resumed_the_files_are_the_same_to_the_bit() {
-    for (kind, format) in [("bussi", "netcdf"), ("npt-mtk", "extxyz-gz")] {
-        let sandbox = prepared();
-        let arguments =
-            ["--ensemble", kind, "-n", "400", "--save-every", "2", "--log-every", "2", "--restart-every", "10", "--trajectory", format];
-        sandbox.stdout(&[&["md", "si.xyz", "-o", "alone"][..], &arguments].concat());
-        let (mut kills, mut state) = (0, 5u64);
-        loop {
-            let mut all = vec!["md", "-o", "killed"];
-            if sandbox.path("killed/restart.json").exists() {
-                all.push("--resume");
-            } else {
-                all.extend(["si.xyz", "--overwrite"]);
-                all.extend(arguments);
-            }
-            let mut process = Process::new(env!("CARGO_BIN_EXE_tesseral"))
-                .current_dir(sandbox.path(""))
-                .args(&all)
-                .env("TESSERAL_CACHE", sandbox.path("cache"))
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap();
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            if kills < 12 {
-                std::thread::sleep(Duration::from_millis(150 + (state >> 54)));
-                process.kill().ok();
-            }
-            let output = process.wait_with_output().unwrap();
-            if output.status.success() {
-                break;
-            }
-            let error = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(!error.lines().any(|line| line.starts_with("error")), "{error}");
-            kills += 1;
-            assert!(kills <= 12, "it should have run to its end: {error}");
-        }
-        let (alone, killed) = (files(&sandbox.path("alone")), files(&sandbox.path("killed")));
-        assert_eq!(alone.keys().collect::<Vec<_>>(), killed.keys().collect::<Vec<_>>());
-        for (name, bytes) in alone {
-            assert!(bytes == killed[&name], "{name} differs after {kills} kills");
-        }
-    }
 }
 
 #[test]

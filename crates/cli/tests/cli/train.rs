@@ -170,7 +170,7 @@ fn interrupted_it_saves_its_state() {
     Process::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
     let output = process.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("--resume"), "{text}");
     let resumed = sandbox.run(&["train", "train.toml", "--resume", "training.max_epochs=100000", "training.max_time=0.2"]);
     assert!(resumed.starts_with("exit code 0") && resumed.contains("steps are done"), "{resumed}");
@@ -196,7 +196,7 @@ fn interrupted_before_it_began_it_can_be_started_again() {
     Process::new("kill").args(["-TERM", &process.id().to_string()]).status().unwrap();
     let output = process.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(output.status.code(), Some(130), "{text}");
     assert!(text.contains("nothing was saved") && !sandbox.path("run/log.jsonl").exists(), "{text}");
     let again = sandbox.run(&["train", "train.toml", "training.max_epochs=1"]);
     assert!(again.starts_with("exit code 0"), "{again}");

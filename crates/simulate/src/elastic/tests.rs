@@ -24,7 +24,7 @@ fn hcp(a: f64, c: f64) -> Structure {
 }
 
 fn settings() -> Settings {
-    Settings { amplitudes: vec![5e-4, 1e-3], internal: Some(Internal { tolerance: 1e-9, steps: 500 }), symmetry: Some(1e-4) }
+    Settings { amplitudes: vec![5e-4, 1e-3], internal: Some(Internal { tolerance: 1e-9, ..Internal::default() }), symmetry: Some(1e-4) }
 }
 
 fn compute(structure: &Structure, settings: &Settings) -> Elasticity {

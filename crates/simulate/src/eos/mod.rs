@@ -1,7 +1,7 @@
 //! Equations of state: energies of a crystal at scaled volumes, and the bulk modulus that they give.
 //!
-//! The cell keeps its shape and is scaled alike in all directions; fractional coordinates stay, or atoms are relaxed. Crystals whose shape changes under pressure are stiffer in this way than
-//! at constant pressure.
+//! The cell is scaled alike in all directions; fractional coordinates stay, or atoms are relaxed, or atoms and the cell's shape at its volume. Crystals whose shape changes under pressure
+//! are stiffer where it is kept than they are at constant pressure.
 
 mod forms;
 #[cfg(test)]
@@ -23,7 +23,7 @@ pub struct Settings {
     pub range: [f64; 2],
     /// Number of volumes, evenly spaced.
     pub points: usize,
-    /// How atoms are relaxed; `None` keeps their fractional coordinates.
+    /// How atoms (and the shape of the cell) are relaxed; `None` keeps fractional coordinates.
     pub internal: Option<Internal>,
 }
 
@@ -164,6 +164,7 @@ pub fn equation_of_state(
             let settled = ledger.get(job.index)?.clone();
             let mut structure = job.structure;
             structure.positions = settled.positions;
+            structure.cell = Cell::new(settled.cell);
             Some(Point {
                 volume: structure.cell.volume(),
                 energy: settled.energy,

@@ -116,6 +116,17 @@ fn a_crystal_has_the_values_of_the_lattice_sums() {
         );
         assert!(fit.pressure_rmse.unwrap() < 1e-5 * exact.bulk_modulus && fit.doubts(&found.points).is_empty(), "{fit:?}");
     }
+    // A crystal that is drawn out of its shape finds it again at every volume, and has the same equation of state.
+    let mut drawn = crystal.clone();
+    for row in drawn.cell.vectors.iter_mut().chain(&mut drawn.positions) {
+        *row = [row[0] * 1.01 + 0.004 * row[1], row[1] * 1.02, row[2] / (1.01 * 1.02)];
+    }
+    let shape = Settings { internal: Some(Internal { tolerance: 1e-7, shape: Some(1e-8), ..Internal::default() }), ..settings.clone() };
+    let found = equation_of_state(&drawn, &shape, &mut lj, &mut Ledger::in_memory(), &mut |_, _| false).unwrap().unwrap();
+    for point in &found.points {
+        assert!(point.converged && (point.energy - lattice_sums(point.volume)[0]).abs() < 1e-7, "{point:?}");
+    }
+    assert!((found.fits[0].parameters.volume / low - 1.0).abs() < 1e-3, "{:?}", found.fits[0]);
     // A range beside the minimum: the fit is there, with a doubt.
     let beside = Settings { range: [1.02, 1.08], ..settings.clone() };
     let found = equation_of_state(&crystal, &beside, &mut lj, &mut Ledger::in_memory(), &mut |_, _| false).unwrap().unwrap();

@@ -106,7 +106,7 @@ impl Member {
         initial: &Structure,
         settings: &Settings,
     ) -> Result<Self, SimulateError> {
-        super::restart::sweep(&folder);
+        crate::files::sweep(&folder);
         let dynamics = restored(&saved, initial)?;
         let structure = &dynamics.state().structure;
         Ok(Self {

@@ -324,7 +324,7 @@ impl<'f> Run<'f> {
         let mut text = Vec::new();
         tesseral_atoms::io::write_extxyz(&mut text, &structure)?;
         // From here on files are written.
-        restart::sweep(&folder);
+        crate::files::sweep(&folder);
         // The saved state of another run goes first: it must never be taken for one of this.
         for name in [RESTART, REPORT] {
             match std::fs::remove_file(folder.join(name)) {
@@ -370,7 +370,7 @@ impl<'f> Run<'f> {
         let restart = Restart::read(&folder)?;
         let initial = restart::initial_structure(&folder)?;
         let replicas = restart.members.len();
-        restart::sweep(&folder);
+        crate::files::sweep(&folder);
         let members = restart
             .members
             .into_iter()

@@ -82,13 +82,3 @@ pub(super) fn initial_structure(folder: &Path) -> Result<Structure, SimulateErro
     let first = tesseral_atoms::io::read(&path)?.next().transpose()?;
     first.ok_or_else(|| SimulateError::Resume { path, what: "is empty".to_owned() })
 }
-
-/// Removes what a killed process left half written beside the files of a run.
-pub(super) fn sweep(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(".tesseral-") && name.ends_with(".tmp")) {
-            std::fs::remove_file(entry.path()).ok();
-        }
-    }
-}

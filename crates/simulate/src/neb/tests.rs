@@ -99,7 +99,7 @@ fn a_vacancy_migrates_over_a_saddle_point() {
     for structure in [&mut start, &mut end] {
         let mut ledger = crate::settle::Ledger::in_memory();
         let job = [crate::settle::Job { index: 0, name: String::new(), structure: structure.clone() }];
-        let internal = crate::settle::Internal { tolerance: 1e-6, steps: 500 };
+        let internal = crate::settle::Internal { tolerance: 1e-6, ..Default::default() };
         crate::settle::settle(&job, Some(&internal), &[], &mut lj, &mut ledger, &mut |_, _| false).unwrap();
         assert!(ledger.get(0).unwrap().converged);
         structure.positions.clone_from(&ledger.get(0).unwrap().positions);

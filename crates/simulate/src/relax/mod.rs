@@ -50,10 +50,10 @@ pub enum Method {
     Lbfgs,
     /// L-BFGS with the preconditioner [`optimiser::Exponential`].
     PreconditionedLbfgs,
-    /// FIRE of 2006.
+    /// FIRE with the corrections of 2020 (FIRE 2.0), which save about a third of the steps.
     Fire,
-    /// FIRE with the corrections of 2020.
-    Fire2,
+    /// FIRE as it was published in 2006.
+    Fire2006,
 }
 
 /// More atoms than this, and [`Method::Auto`] is preconditioned though the cell moves.
@@ -139,8 +139,8 @@ impl Settings {
     /// The minimiser for a structure, and whether it is preconditioned.
     fn optimiser(&self, structure: &Structure) -> (Optimiser, bool) {
         match self.method {
-            Method::Fire => (Optimiser::Fire(Fire::new(FireVersion::Bitzek, self.max_step)), false),
-            Method::Fire2 => (Optimiser::Fire(Fire::new(FireVersion::Guenole, self.max_step)), false),
+            Method::Fire2006 => (Optimiser::Fire(Fire::new(FireVersion::Bitzek, self.max_step)), false),
+            Method::Fire => (Optimiser::Fire(Fire::new(FireVersion::Guenole, self.max_step)), false),
             Method::Lbfgs => (Optimiser::Lbfgs(Lbfgs::new(MEMORY, self.max_step)), false),
             Method::PreconditionedLbfgs => (Optimiser::Lbfgs(Lbfgs::new(MEMORY, self.max_step)), true),
             Method::Auto => {

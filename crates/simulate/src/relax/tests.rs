@@ -123,7 +123,7 @@ fn published_minima_of_clusters() {
         let n = positions.len();
         let mut cluster = Structure::molecule(vec![18; n], positions);
         rattle(&mut cluster, 0.02, 5);
-        for method in [Method::Lbfgs, Method::PreconditionedLbfgs, Method::Fire, Method::Fire2] {
+        for method in [Method::Lbfgs, Method::PreconditionedLbfgs, Method::Fire2006, Method::Fire] {
             let settings = Settings { method, max_force: 1e-4, steps: 2000, max_step: 0.1, ..Settings::default() };
             let relaxed = relax(&cluster, &settings, &[], &mut reduced(1000.0)).unwrap();
             assert_eq!(relaxed.ended(), Some(&Ended::Converged), "{n} {method:?}");
@@ -175,7 +175,7 @@ fn lattice_constants_and_pressure() {
         // A strained primitive cell.
         let cell = Cell::new([[0.02, h, h], [h, 0.0, h + 0.03], [h, h - 0.01, 0.01]]);
         let start = Structure::crystal(cell, vec![18], vec![[0.1, 0.2, 0.3]]);
-        for method in [Method::Lbfgs, Method::Fire, Method::Fire2] {
+        for method in [Method::Lbfgs, Method::Fire2006, Method::Fire] {
             let settings = Settings { method, cell: CellFreedom::Full, max_stress: 1e-7, pressure, ..Settings::default() };
             let relaxed = relax(&start, &settings, &[], &mut reduced(6.0)).unwrap();
             assert_eq!(relaxed.ended(), Some(&Ended::Converged), "{method:?}");
@@ -195,7 +195,7 @@ fn what_is_held_is_kept() {
     movable[1] = [false; 3];
     movable[6] = [false, true, false];
     for (freedom, mask) in MODES {
-        for method in [Method::Lbfgs, Method::PreconditionedLbfgs, Method::Fire] {
+        for method in [Method::Lbfgs, Method::PreconditionedLbfgs, Method::Fire2006] {
             let settings = Settings { method, cell: freedom, strain_mask: mask, steps: 25, max_force: 1e-6, ..Settings::default() };
             let relaxed = relax(&start, &settings, &movable, &mut argon()).unwrap();
             let end = relaxed.structure();
@@ -298,7 +298,7 @@ fn the_space_group_is_kept() {
     let mut start = rutile(0.28);
     rattle(&mut start, 2e-3, 9);
     let field = || LennardJones::new(0.1, 2.0, 6.0, Ending::ShiftedForce);
-    for method in [Method::Lbfgs, Method::Fire2, Method::PreconditionedLbfgs] {
+    for method in [Method::Lbfgs, Method::Fire, Method::PreconditionedLbfgs] {
         let settings = Settings {
             method,
             cell: CellFreedom::Full,
@@ -349,7 +349,7 @@ fn springs_save_evaluations_in_long_crystals() {
         assert_eq!(relaxed.ended(), Some(&Ended::Converged));
         relaxed.steps()
     };
-    let (plain, preconditioned, fire) = (count(Method::Lbfgs), count(Method::PreconditionedLbfgs), count(Method::Fire2));
+    let (plain, preconditioned, fire) = (count(Method::Lbfgs), count(Method::PreconditionedLbfgs), count(Method::Fire));
     println!("steps: L-BFGS {plain}, preconditioned {preconditioned}, FIRE {fire}");
     assert!(2 * preconditioned < plain && plain < fire, "{preconditioned} {plain} {fire}");
     assert_eq!(count(Method::Auto), preconditioned);
@@ -363,8 +363,8 @@ fn going_on_from_a_saved_state_is_the_same_to_the_bit() {
     for (method, freedom, symmetry) in [
         (Method::Lbfgs, CellFreedom::Full, None),
         (Method::PreconditionedLbfgs, CellFreedom::FixedVolume, None),
-        (Method::Fire, CellFreedom::Isotropic, None),
-        (Method::Fire2, CellFreedom::Fixed, None),
+        (Method::Fire2006, CellFreedom::Isotropic, None),
+        (Method::Fire, CellFreedom::Fixed, None),
         (Method::Lbfgs, CellFreedom::Full, Some(0.02)),
     ] {
         let (start, field) = if symmetry.is_some() { (titania.clone(), oxide()) } else { (distorted(), argon()) };

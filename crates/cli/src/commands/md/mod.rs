@@ -63,6 +63,7 @@ fn begun(args: &MdArgs) -> Result<Outcome> {
     };
     // The folder is made last: a structure that cannot be evaluated leaves nothing behind.
     let existed = folder.exists();
+    running::on_signals()?;
     running::new_folder(folder, args.overwrite)?;
     let model = description(args, &field)?;
     let made =
@@ -216,7 +217,7 @@ fn drive(args: &MdArgs, mut run: Run<'_>) -> Result<Outcome> {
         Ending::Done => Ok(Outcome::Success),
         Ending::Interrupted { saved_step } => {
             tracing::warn!("interrupted; --resume goes on from step {saved_step}, the last that was saved");
-            Ok(Outcome::Failure)
+            Ok(Outcome::Interrupted)
         }
         Ending::Stopped(_) if replicas > 1 => Ok(Outcome::Failure),
         Ending::Stopped(_) => {

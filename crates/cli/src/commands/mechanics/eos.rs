@@ -17,17 +17,22 @@ use crate::settings::Field;
 const FILES: [&str; 4] = ["evaluations.jsonl", "eos.json", "structures.extxyz", "report.html"];
 
 pub(crate) fn run(args: &EosArgs) -> Result<Outcome> {
+    let relaxes = args.relax || args.relax_shape;
+    if !(args.max_stress > 0.0 && args.max_stress.is_finite()) {
+        return Err(Hinted::new(format!("--max-stress {}: a positive number of GPa is needed", args.max_stress)).usage().into());
+    }
+    let shape = args.relax_shape.then_some(args.max_stress * tesseral_atoms::units::GPA);
     let settings = Settings {
         range: [args.range[0], args.range[1]],
         points: args.points.get(),
-        internal: args.relax.then_some(Internal { tolerance: args.max_force, ..Internal::default() }),
+        internal: relaxes.then_some(Internal { tolerance: args.max_force, shape, ..Internal::default() }),
     };
     let structure = args.structure.read()?;
     eos::check(&structure, &settings)?;
     let field = Field::new(&args.field)?;
     field.check(&structure)?;
     if args.keep.dry_run {
-        let each = if args.relax { STEPS_OF_A_RELAXATION } else { 1 };
+        let each = if relaxes { STEPS_OF_A_RELAXATION } else { 1 };
         return Plan::new(&field, &structure, settings.points, each, &args.keep, &FILES)?.print(args.keep.json);
     }
     let mut ledger = ledger(&args.keep, &identity("eos", &field, &structure, &settings)?)?;
@@ -43,7 +48,7 @@ pub(crate) fn run(args: &EosArgs) -> Result<Outcome> {
     if unrelaxed > 0 {
         tracing::warn!("at {unrelaxed} volumes forces are above {} eV/Å after {} steps", args.max_force, Internal::default().steps);
     }
-    if !args.relax {
+    if !relaxes {
         // Harmless where symmetry keeps atoms in place.
         let force = result.points.iter().map(|p| p.largest_force).fold(0.0, f64::max);
         if force > 0.05 {

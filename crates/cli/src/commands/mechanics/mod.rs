@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tesseral_atoms::units::GPA;
 use tesseral_atoms::{Structure, io};
+use tesseral_simulate::files;
 use tesseral_simulate::settle::Ledger;
 
 use crate::args::KeepArgs;
@@ -45,12 +46,14 @@ fn identity(command: &str, field: &Field, structure: &Structure, settings: &impl
 /// Opens what an earlier run finished, or makes the folder; nothing is kept without one.
 fn ledger(keep: &KeepArgs, run: &Value) -> Result<Ledger> {
     let Some(folder) = &keep.output else { return Ok(Ledger::in_memory()) };
+    running::on_signals()?;
     if keep.resume {
         let path = folder.join(EVALUATIONS);
         if !path.exists() {
             return Err(nothing_to_resume(folder).into());
         }
         let ledger = Ledger::resume(&path, run)?;
+        files::sweep(folder);
         tracing::info!("{} structures are finished already", ledger.len());
         return Ok(ledger);
     }
@@ -85,7 +88,7 @@ impl Watch {
 
     /// The error of a run that was told to end.
     fn interrupted(&self, keep: &KeepArgs) -> Hinted {
-        let error = Hinted::new(format!("interrupted: {} of {} structures are finished", self.done, self.total));
+        let error = Hinted::new(format!("interrupted: {} of {} structures are finished", self.done, self.total)).interrupted();
         if keep.output.is_some() {
             error.hint("go on with --resume")
         } else {

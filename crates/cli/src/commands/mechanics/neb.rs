@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tesseral_atoms::{ForceField, Structure, io};
 use tesseral_report::{Chart, Look, Page, Series, Table};
+use tesseral_simulate::files;
 use tesseral_simulate::neb::{self, Band, Method, Saved, Settings, path};
 use tesseral_simulate::settle::{Internal, Job, Ledger, settle};
 
@@ -111,8 +112,8 @@ pub(crate) fn run(args: &NebArgs) -> Result<Outcome> {
             saved = Instant::now();
         }
         if stopping && !band.finished() {
-            let error =
-                Hinted::new(format!("interrupted after step {}: the largest force is {:.3} eV/Å", band.steps(), band.largest_force()));
+            let message = format!("interrupted after step {}: the largest force is {:.3} eV/Å", band.steps(), band.largest_force());
+            let error = Hinted::new(message).interrupted();
             return Err(if folder.is_some() {
                 error.hint("go on with --resume")
             } else {
@@ -215,6 +216,7 @@ fn resumed(folder: &Path, run: &Value, images: Vec<Structure>, settings: Setting
             .hint("name another folder (-o), or replace it (--overwrite)")
             .into());
     }
+    files::sweep(folder);
     Ok(Band::restore(images, settings, state.band)?)
 }
 

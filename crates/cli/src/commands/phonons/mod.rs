@@ -57,7 +57,7 @@ pub(crate) fn run(args: &PhononsArgs) -> Result<Outcome> {
         }
         None => match computed(args, &plan)? {
             Some(computed) => computed,
-            None => return Ok(if args.dry_run { Outcome::Success } else { Outcome::Failure }),
+            None => return Ok(if args.dry_run { Outcome::Success } else { Outcome::Interrupted }),
         },
     };
     let phonons = Phonons::new(&plan.crystal, &plan.supercell, &sets, &plan.wishes)?;
@@ -174,18 +174,20 @@ fn computed(args: &PhononsArgs, plan: &Plan) -> Result<Option<(ForceSets, Source
     let folder = folder(args)?;
     let path = folder.join("forces.jsonl");
     let what = field.identity()?;
+    let stop = running::on_signals()?;
     let mut calculation = if args.resume {
         if !path.exists() {
             return Err(Hinted::new(format!("there is nothing to go on with: {} does not exist", path.display()))
                 .hint("begin without --resume")
                 .into());
         }
-        Calculation::resume(&plan.supercell, all, &path, &what)?
+        let calculation = Calculation::resume(&plan.supercell, all, &path, &what)?;
+        tesseral_simulate::files::sweep(folder);
+        calculation
     } else {
         running::new_folder(folder, args.overwrite)?;
         Calculation::create(&plan.supercell, all, &path, &what)?
     };
-    let stop = running::on_signals()?;
     let total = calculation.total();
     if args.resume {
         tracing::info!("{} of {total} evaluations are done already", calculation.completed());

@@ -46,6 +46,7 @@ pub(crate) fn run(args: &RelaxArgs) -> Result<Outcome> {
     }
     check_places(args, &files)?;
     let model = field.identity()?;
+    running::on_signals()?;
     let mut run =
         if args.resume { Run::resume(&jobs, &settings, &model, files)? } else { Run::new(&jobs, &settings, &model, Some(files))? };
     go(args, &settings, &field, &jobs, &sources, &mut run)
@@ -84,7 +85,7 @@ fn settings(args: &RelaxArgs) -> Result<Settings> {
         MethodArg::Lbfgs => Method::Lbfgs,
         MethodArg::PreconLbfgs => Method::PreconditionedLbfgs,
         MethodArg::Fire => Method::Fire,
-        MethodArg::Fire2 => Method::Fire2,
+        MethodArg::Fire2006 => Method::Fire2006,
     };
     Ok(Settings {
         method,
@@ -235,7 +236,7 @@ fn go(
                 jobs.len()
             );
             errors::report(&Hinted::new(text).into());
-            return Ok(Outcome::Failure);
+            return Ok(Outcome::Interrupted);
         }
         run.round(&mut *forces, &mut label)?;
         progress.set(run.finished() as u64);
