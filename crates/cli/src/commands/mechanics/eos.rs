@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use tesseral_atoms::io;
+use tesseral_report::format::fixed;
 use tesseral_report::{Chart, Look, Page, Series, Table};
 use tesseral_simulate::eos::{self, EquationOfState, Fit, Form, Settings};
 use tesseral_simulate::settle::Internal;
@@ -263,7 +264,7 @@ fn page(r: &EquationOfState, model: &str, formula: &str, atoms: usize) -> Page {
                 vec![
                     f.form.name().to_owned(),
                     with_error(p.volume / n, e.map(|e| e.volume / n), 4),
-                    format!("{:.6}", p.energy / n),
+                    fixed(p.energy / n, 6),
                     with_error(gpa(p.bulk_modulus), e.map(|e| gpa(e.bulk_modulus)), 2),
                     with_error(p.derivative, e.map(|e| e.derivative), 2),
                     format!("{:.4}", 1e3 * f.rmse / n),

@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tesseral_atoms::io;
 use tesseral_atoms::units::{AVOGADRO, BAR, ELEMENTARY_CHARGE};
+use tesseral_report::format::fixed;
 use tesseral_report::{Chart, Look, Page, Series, Table};
 use tesseral_simulate::modes::{self, Modes, Settings, files, thermochemistry};
 use tesseral_simulate::settle::Internal;
@@ -220,7 +221,7 @@ fn page(r: &Modes, thermo: Option<&Thermochemistry>, args: &ModesArgs, model: &s
     let mut page = Page::new(format!("Normal modes of {}", r.structure.formula()));
     page.facts(&[
         ("Model", model.to_owned()),
-        ("Energy", format!("{:.6} eV", r.energy)),
+        ("Energy", format!("{} eV", fixed(r.energy, 6))),
         ("Largest force", format!("{:.4} eV/Å", r.largest_force)),
         ("Zero-point energy", format!("{:.5} eV", r.zero_point_energy())),
         ("Imaginary modes", r.imaginary().to_string()),

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tesseral_atoms::{ForceField, Structure, io};
+use tesseral_report::format::fixed as decimals;
 use tesseral_report::{Chart, Look, Page, Series, Table};
 use tesseral_simulate::files;
 use tesseral_simulate::neb::{self, Band, Method, Saved, Settings, path};
@@ -360,9 +361,9 @@ fn page(path: &neb::Path, json: &Json<'_>) -> Page {
     page.facts(&[
         ("Model", json.model.clone()),
         ("Atoms", json.n_atoms.to_string()),
-        ("Barrier", format!("{:.4} eV", json.barrier)),
-        ("Barrier back", format!("{:.4} eV", json.barrier_back)),
-        ("Reaction energy", format!("{:.4} eV", json.reaction_energy)),
+        ("Barrier", format!("{} eV", decimals(json.barrier, 4))),
+        ("Barrier back", format!("{} eV", decimals(json.barrier_back, 4))),
+        ("Reaction energy", format!("{} eV", decimals(json.reaction_energy, 4))),
         ("Steps", format!("{}{}", path.steps, if path.converged { "" } else { ", not converged" })),
         ("Largest force on the band", format!("{:.4} eV/Å", json.max_force)),
     ]);
@@ -375,13 +376,13 @@ fn page(path: &neb::Path, json: &Json<'_>) -> Page {
     );
     page.table(&Table {
         caption: "Images, energies from that of the start".to_owned(),
-        columns: ["image", "path, Å", "energy, eV", "dE/ds, eV/Å", "largest force, eV/Å", "on the band, eV/Å"].map(str::to_owned).to_vec(),
+        columns: ["image", "path, Å", "energy, eV", "dE/ds, eV/Å", "max |F|, eV/Å", "band |F|, eV/Å"].map(str::to_owned).to_vec(),
         rows: path
             .images
             .iter()
             .enumerate()
             .map(|(k, p)| {
-                let numbers = [p.distance, p.energy - zero, p.slope, p.largest_force, p.band_force].map(|x| format!("{x:.4}"));
+                let numbers = [p.distance, p.energy - zero, p.slope, p.largest_force, p.band_force].map(|x| decimals(x, 4));
                 std::iter::once(k.to_string()).chain(numbers).collect()
             })
             .collect(),
