@@ -3,10 +3,12 @@
 #![allow(missing_docs, reason = "criterion_group! makes functions")]
 #![allow(clippy::unwrap_used, reason = "a benchmark may fail loudly")]
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, measurement::WallTime};
+use tesseral_atoms::Structure;
 use tesseral_atoms::neighbors::neighbor_list;
-use tesseral_benches::{Random, per, silicon};
-use tesseral_infer::{Dtype, Options, Potential};
+use tesseral_benches::{Images, Random, per, silicon};
+use tesseral_infer::domain::{self, NeighborRows};
+use tesseral_infer::{DomainAtoms, DomainEvaluation, Dtype, Options, Potential, Threads};
 use tesseral_o3::{Irreps, Monomials, TensorProductPaths, symmetrised_basis};
 use tesseral_ops::radial::table::{Sample, Table};
 use tesseral_ops::slab::padded;
@@ -115,6 +117,23 @@ fn contraction(c: &mut Criterion) {
     }
 }
 
+/// The same step through the interface for ranks, on as many threads: what ghosts and exchanges cost where nothing has to be sent.
+fn as_a_rank(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, potential: &Potential, structure: &Structure) {
+    let images = Images::new(structure, potential.header().cutoff() + 0.5);
+    let elements = potential.header().elements();
+    let of = |z: u8| elements.iter().position(|&e| e == z).unwrap() as u32;
+    let own = structure.numbers.iter().map(|&z| of(z));
+    let species: Vec<u32> = own.chain(images.owners.iter().map(|&i| of(structure.numbers[i as usize]))).collect();
+    let list = NeighborRows { offsets: &images.offsets, neighbors: &images.neighbors };
+    let atoms = DomainAtoms { owned: structure.len(), positions: &images.positions, species: &species, tags: None, neighbors: Some(&list) };
+    let mut calculator = potential.domain(Threads::new(rayon::current_num_threads()).unwrap()).unwrap();
+    let mut exchange = domain::Images { owners: &images.owners };
+    let mut to = DomainEvaluation::default();
+    calculator.evaluate_into(&atoms, &mut exchange, &mut to).unwrap();
+    let held = DomainAtoms { neighbors: None, ..atoms };
+    per(group, name, structure.len(), || calculator.evaluate_into(&held, &mut exchange, &mut to).unwrap());
+}
+
 /// A step of a calculator whose neighbour list stays.
 fn step(c: &mut Criterion) {
     let artifact = Artifact::from_static(tesseral_models::default_artifact(), "built-in model").unwrap();
@@ -126,6 +145,7 @@ fn step(c: &mut Criterion) {
             let mut calculator = potential.calculator(0.5).unwrap();
             let name = format!("{}, {dtype:?}, {name} (per atom)", tesseral_models::DEFAULT_MODEL);
             per(&mut group, &name, structure.len(), || calculator.evaluate(&structure).unwrap());
+            as_a_rank(&mut group, &format!("{name}, as one rank with its images"), &potential, &structure);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What the benchmarks share: structures, random numbers, times per atom and per edge.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkGroup, measurement::WallTime};
 use tesseral_atoms::Structure;
+use tesseral_atoms::neighbors::neighbor_list;
 
 /// Uniform random numbers in −1..1, the same in every run.
 pub struct Random(u64);
@@ -55,6 +57,46 @@ pub fn rock_salt(repeats: usize) -> Structure {
     let fcc = [[0.0, 0.0, 0.0], [0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]];
     let basis: Vec<(u8, [f64; 3])> = fcc.iter().flat_map(|f| [(11, *f), (17, [f[0] + 0.5, f[1], f[2]])]).collect();
     rattled(5.64, repeats, &basis)
+}
+
+/// A structure as a single rank has it: its own atoms, and ghosts that are their images.
+pub struct Images {
+    /// Own atoms and ghosts, Å.
+    pub positions: Vec<[f64; 3]>,
+    /// The own atom that each ghost is an image of.
+    pub owners: Vec<u32>,
+    /// Where the neighbours of each own atom begin.
+    pub offsets: Vec<usize>,
+    /// Neighbours among own atoms and ghosts.
+    pub neighbors: Vec<u32>,
+}
+
+impl Images {
+    /// With neighbours up to `reach` (Å).
+    ///
+    /// # Panics
+    /// If they cannot be listed.
+    pub fn new(structure: &Structure, reach: f64) -> Self {
+        let cell = &structure.cell.vectors;
+        let list = neighbor_list(cell, structure.pbc, &structure.positions, reach).expect("a structure");
+        let mut images = Self { positions: structure.positions.clone(), owners: Vec::new(), offsets: list.offsets, neighbors: Vec::new() };
+        let mut ghosts: HashMap<(u32, [i32; 3]), u32> = HashMap::new();
+        for (&neighbor, &shift) in list.neighbors.iter().zip(&list.shifts) {
+            if shift == [0; 3] {
+                images.neighbors.push(neighbor);
+                continue;
+            }
+            let ghost = *ghosts.entry((neighbor, shift)).or_insert_with(|| {
+                let r = structure.positions[neighbor as usize];
+                let along = |x: usize| (0..3).map(|k| f64::from(shift[k]) * cell[k][x]).sum::<f64>();
+                images.positions.push(std::array::from_fn(|x| r[x] + along(x)));
+                images.owners.push(neighbor);
+                images.positions.len() as u32 - 1
+            });
+            images.neighbors.push(ghost);
+        }
+        images
+    }
 }
 
 /// Measures `call` and reports its time divided by `units` (atoms, edges), which the name says.

@@ -1,5 +1,7 @@
 //! What the conformance tests share: every golden model, imported.
 
+pub mod parts;
+
 use std::path::{Path, PathBuf};
 
 use tesseral_atoms::Structure;

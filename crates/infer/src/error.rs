@@ -3,6 +3,8 @@
 use tesseral_atoms::StructureError;
 use tesseral_potentials::PotentialError;
 
+use crate::domain::DomainError;
+
 /// Errors of loading a potential for inference and of evaluating a structure with it.
 #[derive(Debug, thiserror::Error)]
 pub enum InferError {
@@ -59,6 +61,9 @@ pub enum InferError {
     /// A calculator was asked of the differentiable engine.
     #[error("the differentiable engine keeps nothing between steps")]
     NotStepped,
+    /// A rank's atoms, or the exchange between ranks.
+    #[error(transparent)]
+    Domain(#[from] DomainError),
     /// The members of a committee disagree more than they may.
     #[error("the models disagree by {spread:.3} eV/Å about the force on atom {atom}, more than the {limit} that are allowed")]
     Disagreement {
@@ -103,6 +108,7 @@ impl InferError {
             Self::Disagreement { .. } => {
                 Some("the structure is unlike what they were trained on: train on structures like it, or raise --stop-above".into())
             }
+            Self::Domain(e) => e.hint().map(Into::into),
             Self::Structure(_) | Self::NoAtoms | Self::NotStepped | Self::NoCommittee { .. } => None,
         }
     }

@@ -6,6 +6,7 @@
 mod calculator;
 pub mod compiled;
 pub mod device;
+pub mod domain;
 pub mod error;
 mod field;
 pub mod machine;
@@ -15,6 +16,7 @@ pub mod verify;
 
 pub use calculator::Calculator;
 pub use device::DeviceChoice;
+pub use domain::{DomainAtoms, DomainCalculator, DomainError, DomainEvaluation, Exchange, Threads};
 pub use error::InferError;
 pub use field::{Committee, PotentialField};
 pub use potential::{Dtype, Engine, Options, Potential};

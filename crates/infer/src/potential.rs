@@ -9,6 +9,7 @@ use tesseral_potentials::{Artifact, Evaluation, Header, Model};
 use crate::calculator::{AnyStepper, Calculator};
 use crate::compiled::{Compiled, MemoryPlan};
 use crate::device::DeviceChoice;
+use crate::domain::{AnyRank, DomainCalculator, Threads};
 use crate::error::InferError;
 
 /// Precision of the computation. Geometry, energy sums and forces of atoms are in f64 always.
@@ -149,6 +150,29 @@ impl Potential {
         Ok(Calculator::new(stepper, skin))
     }
 
+    /// A calculator for the atoms of one rank of several, which exchanges with the others what atoms send between layers.
+    ///
+    /// # Errors
+    /// [`InferError::NotStepped`] for the differentiable engine,
+    /// [`DomainError::NeedsAll`](crate::DomainError::NeedsAll) for models with embedded charges or spins.
+    pub fn domain(&self, threads: Threads) -> Result<DomainCalculator, InferError> {
+        let rank = match &self.network {
+            Network::Differentiable(_) => return Err(InferError::NotStepped),
+            Network::Single(compiled) => AnyRank::Single(Box::new(compiled.rank()?)),
+            Network::Double(compiled) => AnyRank::Double(Box::new(compiled.rank()?)),
+        };
+        Ok(DomainCalculator::new(rank, threads))
+    }
+
+    /// Bytes of an atom's row in each exchange of [`Self::domain`]: forward in this order, then the same in reverse. None for the differentiable engine.
+    pub fn row_bytes(&self) -> Vec<usize> {
+        match &self.network {
+            Network::Differentiable(_) => Vec::new(),
+            Network::Single(compiled) => compiled.row_bytes(),
+            Network::Double(compiled) => compiled.row_bytes(),
+        }
+    }
+
     fn evaluate_batched(&self, model: &Model, structures: &[Structure]) -> Vec<Result<Evaluation, InferError>> {
         let prepared: Vec<Result<PreparedStructure, InferError>> =
             structures.par_iter().map(|s| check(s).and_then(|()| Ok(s.validate()?)).and_then(|()| Ok(model.prepare(s)?))).collect();
@@ -215,11 +239,14 @@ pub(crate) fn check(structure: &Structure) -> Result<(), InferError> {
 }
 
 pub(crate) fn finite(evaluation: &Evaluation) -> Result<(), InferError> {
-    let energy = evaluation.energy;
+    finite_numbers(evaluation.energy, &evaluation.forces)
+}
+
+pub(crate) fn finite_numbers(energy: f64, forces: &[[f64; 3]]) -> Result<(), InferError> {
     if !energy.is_finite() {
         return Err(InferError::NotFinite { energy, what: "not a number that can be used" });
     }
-    if !evaluation.forces.as_flattened().iter().all(|f| f.is_finite()) {
+    if !forces.as_flattened().iter().all(|f| f.is_finite()) {
         return Err(InferError::NotFinite { energy, what: "but a force is not finite" });
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::linear::Group;
 use super::listed::Listed;
 use super::node::read;
 use super::passes::{Above, LayerTables, Pool, Shared, TablesOf, Task};
-use super::plan::{Plan, scale_rows};
+use super::plan::{MemoryPlan, Plan, scale_rows};
 use super::radial::Pair;
 use super::rows::{PartsMut, Rows, SavedMut, Shape};
 use super::stages::{Clock, Stage};
@@ -27,44 +27,44 @@ const EXACT_DOMAIN: usize = 8;
 
 /// The state of one structure between steps.
 pub(super) struct Session<T: 'static> {
-    plan: Arc<Plan<T>>,
+    pub(super) plan: Arc<Plan<T>>,
     /// Bytes that may be used.
     pub(super) limit: Option<usize>,
     /// Whether domains are computed by all threads, or by the one that asks.
     pub(super) parallel: bool,
     listed: Option<Listed>,
-    setting: Setting<T>,
+    pub(super) setting: Setting<T>,
     field_energies: Vec<f64>,
     /// Features that leave each layer but the last, what they send, what is saved, densities.
     x: Vec<Rows<T>>,
-    up: Vec<Rows<T>>,
+    pub(super) up: Vec<Rows<T>>,
     saved: Vec<Vec<Rows<T>>>,
     rho: Vec<Vec<T>>,
     /// Cotangents of the features and of what is sent, of the layer in work and of the one above.
     dx: [Rows<T>; 2],
-    dup: [Rows<T>; 2],
+    pub(super) dup: [Rows<T>; 2],
     rows: Vec<Vec<T>>,
-    dv: Vec<T>,
+    pub(super) dv: Vec<T>,
     /// Empty between passes; it keeps its memory.
     tasks: Vec<Task<'static, T>>,
-    energies: Vec<f64>,
-    forces: Vec<[f64; 3]>,
-    strains: Vec<[[f64; 3]; 3]>,
-    pool: Pool<T>,
-    clock: Clock,
+    pub(super) energies: Vec<f64>,
+    pub(super) forces: Vec<[f64; 3]>,
+    pub(super) strains: Vec<[[f64; 3]; 3]>,
+    pub(super) pool: Pool<T>,
+    pub(super) clock: Clock,
 }
 
 /// What all passes of a step read: the structure, its neighbourhoods, and what was made for its species.
-struct Setting<T> {
-    exact: bool,
+pub(super) struct Setting<T> {
+    pub(super) exact: bool,
     /// Whether memory is so short that nodes are computed twice.
     recompute: bool,
-    topology: Topology,
-    positions: Vec<[f64; 3]>,
+    pub(super) topology: Topology,
+    pub(super) positions: Vec<[f64; 3]>,
     species: Vec<u16>,
     present: Vec<u32>,
     squared_cutoffs: Vec<f64>,
-    tables: Vec<LayerTables<T>>,
+    pub(super) tables: Vec<LayerTables<T>>,
     /// Constants of the first layer and what atoms send there; by species, unless fields make them differ from atom to atom.
     constants: Vec<Rows<T>>,
     sent: Rows<T>,
@@ -74,7 +74,7 @@ struct Setting<T> {
 }
 
 impl<T: HasSlabs> Setting<T> {
-    fn at<'a>(&'a self, cell: &'a [[f64; 3]; 3]) -> Positions<'a> {
+    pub(super) fn at<'a>(&'a self, cell: &'a [[f64; 3]; 3]) -> Positions<'a> {
         Positions {
             cell,
             positions: &self.positions,
@@ -183,7 +183,33 @@ impl<T: HasSlabs> Session<T> {
         self.listed = None;
         let plan = self.plan.clone();
         let species = species_of(structure, elements)?;
-        let memory = plan.memory(structure, plan.cutoff + skin);
+        let [largest, wave_rows] = self.portions(plan.memory(structure, plan.cutoff + skin))?;
+        self.setting.topology = Topology::new(structure, &species, plan.cutoff + skin, largest, wave_rows)?;
+        self.prepare(species.clone())?;
+        self.field_energies.clear();
+        if let Some(fields) = &plan.initial.fields {
+            let topology = &self.setting.topology;
+            let first = &plan.layers[0];
+            let (x, energies) = super::mace::embed(fields, &first.features, structure, &species, &topology.order)?;
+            let n = topology.num_atoms();
+            let groups: Vec<Group> = topology
+                .domains
+                .iter()
+                .flat_map(|d| d.groups.iter().map(move |(s, range)| (*s, range.start + d.atoms.start..range.end + d.atoms.start)))
+                .collect();
+            self.setting.sent = Rows::zeros(&first.sent, n);
+            fields.up.forward(&x.views(), &mut self.setting.sent.views_mut(), n, &groups, false);
+            self.setting.constants = plan.constants(&x, &self.setting.sent, n, &groups);
+            self.setting.of_atom = (0..n as u32).collect();
+            self.field_energies = energies;
+        }
+        self.resize();
+        self.listed = Some(Listed::new(structure, skin));
+        Ok(())
+    }
+
+    /// Atoms of a domain at most and rows of a wave, by what a structure takes and what it may take.
+    pub(super) fn portions(&mut self, memory: MemoryPlan) -> Result<[usize; 2], InferError> {
         self.setting.recompute = match self.limit {
             Some(limit) if memory.least > limit => {
                 return Err(InferError::Memory { atoms: memory.atoms, needed: memory.least, limit });
@@ -194,9 +220,13 @@ impl<T: HasSlabs> Session<T> {
             tracing::info!("memory is short: what layers save is computed again");
         }
         let largest = if self.setting.exact { EXACT_DOMAIN } else { usize::MAX };
-        let wave_rows = if self.setting.recompute { SHORT_WAVE_ROWS } else { WAVE_ROWS };
-        self.setting.topology = Topology::new(structure, &species, plan.cutoff + skin, largest, wave_rows)?;
-        let mut present = species.clone();
+        Ok([largest, if self.setting.recompute { SHORT_WAVE_ROWS } else { WAVE_ROWS }])
+    }
+
+    /// Makes tables and constants for the species that there are; of models without embedded fields, all that the first layer reads.
+    pub(super) fn prepare(&mut self, species: Vec<u32>) -> Result<(), InferError> {
+        let plan = self.plan.clone();
+        let mut present = species;
         present.sort_unstable();
         present.dedup();
         if present != self.setting.present || self.setting.tables.is_empty() {
@@ -231,21 +261,7 @@ impl<T: HasSlabs> Session<T> {
             self.setting.squared_cutoffs.extend(pairs.clone().map(|pair| plan.basis.cutoff(pair).powi(2)));
             self.setting.pair_functions.extend(pairs.map(|pair| (plan.pair_energy.as_ref()?.of_pair)(pair)));
         }
-        let n = topology.num_atoms();
-        if let Some(fields) = &plan.initial.fields {
-            let first = &plan.layers[0];
-            let (x, energies) = super::mace::embed(fields, &first.features, structure, &species, &topology.order)?;
-            let groups: Vec<Group> = topology
-                .domains
-                .iter()
-                .flat_map(|d| d.groups.iter().map(move |(s, range)| (*s, range.start + d.atoms.start..range.end + d.atoms.start)))
-                .collect();
-            self.setting.sent = Rows::zeros(&first.sent, n);
-            fields.up.forward(&x.views(), &mut self.setting.sent.views_mut(), n, &groups, false);
-            self.setting.constants = plan.constants(&x, &self.setting.sent, n, &groups);
-            self.setting.of_atom = (0..n as u32).collect();
-            self.field_energies = energies;
-        } else {
+        if plan.initial.fields.is_none() {
             if self.setting.constants.is_empty() {
                 let all: Vec<Group> = (0..plan.species).map(|s| (s as u32, s..s + 1)).collect();
                 self.setting.constants = plan.constants(&plan.initial.x, &plan.initial.sent, plan.species, &all);
@@ -253,13 +269,12 @@ impl<T: HasSlabs> Session<T> {
             }
             self.setting.of_atom = topology.species.clone();
         }
-        self.resize(n, structure.len());
-        self.listed = Some(Listed::new(structure, skin));
         Ok(())
     }
 
-    fn resize(&mut self, n: usize, atoms: usize) {
+    pub(super) fn resize(&mut self) {
         let plan = self.plan.clone();
+        let (n, rows) = (self.setting.topology.num_atoms(), self.setting.topology.num_rows());
         let inner = plan.layers.len() - 1;
         self.x.resize_with(inner, Rows::default);
         self.up.resize_with(inner, Rows::default);
@@ -267,7 +282,7 @@ impl<T: HasSlabs> Session<T> {
         self.rho.resize_with(inner, Vec::new);
         for (t, layer) in plan.layers.iter().enumerate().take(inner) {
             self.x[t].resize(&layer.out, n);
-            self.up[t].resize(&plan.layers[t + 1].sent, n);
+            self.up[t].resize(&plan.layers[t + 1].sent, rows);
             let shapes = layer.node.saved();
             self.saved[t].resize_with(shapes.len(), Rows::default);
             if self.setting.recompute {
@@ -280,7 +295,7 @@ impl<T: HasSlabs> Session<T> {
         }
         self.dv.resize(3 * self.setting.topology.num_edges(), T::zero());
         self.energies.resize(n, 0.0);
-        self.forces.resize(atoms, [0.0; 3]);
+        self.forces.resize(rows, [0.0; 3]);
         self.strains.resize(self.setting.topology.domains.len(), [[0.0; 3]; 3]);
         let most = self.setting.topology.waves.iter().map(|w| w.domains.len()).max().unwrap_or(0);
         self.rows.resize_with(most, Vec::new);
@@ -327,12 +342,12 @@ impl<T: HasSlabs> Session<T> {
     }
 
     /// The smallest squared distance of the last step, Å².
-    fn take_closest(&mut self) -> f64 {
+    pub(super) fn take_closest(&mut self) -> f64 {
         let works = self.pool.0.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         works.iter_mut().fold(f64::INFINITY, |closest, work| closest.min(std::mem::replace(&mut work.geometry.closest, f64::INFINITY)))
     }
 
-    fn forward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
+    pub(super) fn forward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
         let layer = &plan.layers[t];
         let setting = &self.setting;
         let n = setting.topology.num_atoms();
@@ -380,7 +395,7 @@ impl<T: HasSlabs> Session<T> {
         self.tasks = emptied(tasks);
     }
 
-    fn backward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
+    pub(super) fn backward(&mut self, plan: &Plan<T>, t: usize, cell: &[[f64; 3]; 3]) {
         let (layer, last) = (&plan.layers[t], t + 1 == plan.layers.len());
         let setting = &self.setting;
         let topology = &setting.topology;
@@ -390,7 +405,7 @@ impl<T: HasSlabs> Session<T> {
         let write = t % 2;
         if t > 0 {
             self.dx[write].resize(&layer.features, n);
-            self.dup[write].resize(&layer.sent, n);
+            self.dup[write].resize(&layer.sent, topology.num_rows());
             self.dup[write].blocks.iter_mut().for_each(|b| b.fill(T::zero()));
         }
         let shared = setting.layer(plan, t, cell, &self.x, &self.up);
@@ -437,25 +452,32 @@ impl<T: HasSlabs> Session<T> {
         }
     }
 
-    fn assemble(&mut self, structure: &Structure, to: &mut Evaluation) {
+    /// Forces on the atoms that are computed here, and the sums of v ⊗ dE/dv over the edges of each domain.
+    pub(super) fn forces(&mut self, cell: &[[f64; 3]; 3]) {
         let (setting, dv, pool, plan) = (&self.setting, &self.dv, &self.pool, &self.plan);
-        let (topology, at) = (&setting.topology, setting.at(&structure.cell.vectors));
+        let (topology, at) = (&setting.topology, setting.at(cell));
         let of_domain = |domain: &Domain, forces: &mut [[f64; 3]]| {
             pool.with(plan, |work| {
-                let strain = work.geometry.forces(domain, at, dv, &topology.reverse, forces);
+                let strain = work.geometry.forces(domain, at, dv, topology, forces);
                 work.clock.end(Stage::Forces);
                 strain
             })
         };
+        let forces = &mut self.forces[..topology.num_atoms()];
         if self.parallel {
-            let forces = self.forces.par_chunks_mut(topology.domain_size);
+            let forces = forces.par_chunks_mut(topology.domain_size);
             let domains = topology.domains.par_iter().with_max_len(1);
             domains.zip(forces).zip(&mut self.strains).for_each(|((domain, forces), strain)| *strain = of_domain(domain, forces));
         } else {
-            let forces = self.forces.chunks_mut(topology.domain_size);
+            let forces = forces.chunks_mut(topology.domain_size);
             let domains = topology.domains.iter();
             domains.zip(forces).zip(&mut self.strains).for_each(|((domain, forces), strain)| *strain = of_domain(domain, forces));
         }
+    }
+
+    fn assemble(&mut self, structure: &Structure, to: &mut Evaluation) {
+        self.forces(&structure.cell.vectors);
+        let topology = &self.setting.topology;
         let n = topology.num_atoms();
         to.forces.resize(n, [0.0; 3]);
         to.atomic_energies.resize(n, 0.0);

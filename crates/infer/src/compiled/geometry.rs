@@ -4,7 +4,7 @@ use tesseral_ops::radial::table::Table;
 use tesseral_ops::slab::HasSlabs;
 use tesseral_ops::spherical_harmonics::cpu::Harmonics;
 
-use super::topology::Domain;
+use super::topology::{Domain, Topology};
 
 /// Edges within the cutoff; the list may hold more, up to its skin.
 pub(super) struct Geometry<T> {
@@ -129,18 +129,18 @@ impl<T: HasSlabs> Geometry<T> {
         domain: &Domain,
         at: Positions<'_>,
         gradient: &[T],
-        reverse: &[u32],
+        topology: &Topology,
         forces: &mut [[f64; 3]],
     ) -> [[f64; 3]; 3] {
         self.fill_rows(domain, at);
-        let of = |e: usize| -> [f64; 3] { std::array::from_fn(|x| candle_core::WithDType::to_f64(gradient[3 * e + x])) };
         let mut strain = [[0.0; 3]; 3];
         for (i, atom) in domain.atoms.clone().enumerate() {
             let center = at.positions[atom];
             let mut force = [0.0; 3];
+            let mut incoming = topology.incoming(atom).iter();
             for local in domain.offsets[i] as usize..domain.offsets[i + 1] as usize {
-                let e = domain.first_edge + local;
-                let (here, back) = (of(e), of(reverse[e] as usize));
+                let here = of_edge(gradient, domain.first_edge + local);
+                let back = incoming.next().map_or([0.0; 3], |&e| of_edge(gradient, e as usize));
                 let (neighbor, shift) = self.row_positions[domain.rows[local] as usize];
                 for a in 0..3 {
                     force[a] += here[a] - back[a];
@@ -150,10 +150,19 @@ impl<T: HasSlabs> Geometry<T> {
                     }
                 }
             }
+            for &e in incoming {
+                let back = of_edge(gradient, e as usize);
+                (0..3).for_each(|a| force[a] -= back[a]);
+            }
             forces[i] = force;
         }
         strain
     }
+}
+
+/// The derivative by one edge vector, eV/Å.
+pub(super) fn of_edge<T: HasSlabs>(gradient: &[T], edge: usize) -> [f64; 3] {
+    std::array::from_fn(|x| candle_core::WithDType::to_f64(gradient[3 * edge + x]))
 }
 
 /// Where each edge is in its table.

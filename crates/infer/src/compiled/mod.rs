@@ -17,6 +17,7 @@ mod node;
 mod passes;
 mod plan;
 mod radial;
+mod ranks;
 mod rows;
 mod stages;
 mod topology;
@@ -34,9 +35,12 @@ use device::OnDevices;
 use engine::Session;
 pub use plan::MemoryPlan;
 use plan::Plan;
+pub use ranks::Exchanged;
+pub(crate) use ranks::Rank;
 pub use stages::Stage;
 
 use crate::InferError;
+use crate::domain::DomainError;
 use crate::potential::{check, finite};
 
 /// Structures with fewer atoms than this are one thread's work each, if there are many.
@@ -117,6 +121,27 @@ impl<T: HasSlabs> Compiled<T> {
             Some(devices) => Place::Device(Box::new(devices.session())),
         };
         Stepper { plan: self.plan.clone(), place, elements: self.elements.clone() }
+    }
+}
+
+impl<T: Exchanged> Compiled<T> {
+    /// What evaluates the atoms of one rank of several.
+    ///
+    /// # Errors
+    /// [`DomainError::NeedsAll`] for models with embedded fields.
+    pub(crate) fn rank(&self) -> Result<Rank<T>, InferError> {
+        if self.plan.initial.fields.is_some() {
+            return Err(DomainError::NeedsAll { what: "embedded charges and spins" }.into());
+        }
+        Ok(match &self.devices {
+            None => Rank::here(self.session()),
+            Some(devices) => Rank::on_device(self.plan.clone(), devices.rank()),
+        })
+    }
+
+    /// Bytes of an atom's row in each exchange of ranks, forward.
+    pub(crate) fn row_bytes(&self) -> Vec<usize> {
+        self.plan.layers[1..].iter().map(|layer| ranks::width::<T>(&layer.sent) * size_of::<T>()).collect()
     }
 }
 

@@ -3,6 +3,8 @@
 //! Atoms are sorted along a space-filling curve and cut into domains of consecutive atoms; inside a domain they are sorted by species. A domain has its own
 //! short list of neighbours (its rows: an atom and a lattice shift), so that features of neighbours are gathered into memory that fits a cache, and
 //! cotangents of neighbours are added up privately, to be joined in a fixed order. Domains depend on the structure alone, never on threads.
+//!
+//! The atoms of one rank of many ([`super::ranks`]) are cut in the same way. Its ghosts come after the atoms that are its own: they are seen, and see nobody.
 
 use std::ops::Range;
 
@@ -12,6 +14,7 @@ use tesseral_atoms::neighbors::neighbor_list;
 
 use super::linear::{Group, groups};
 use crate::InferError;
+use crate::domain::{DomainError, NO_SPECIES};
 
 /// Atoms of a domain where there are many.
 const DOMAIN_ATOMS: usize = 80;
@@ -69,17 +72,19 @@ pub(super) struct Wave {
 /// The neighbourhoods of a structure.
 #[derive(Debug)]
 pub(super) struct Topology {
-    /// Original index of each atom.
+    /// Original index of each atom that has edges: of all, or of those that are a rank's own.
     pub(super) order: Vec<u32>,
-    /// Species of each atom, in the new order.
+    /// Species of each atom, in the new order, then of what is seen without edges of its own: other rows of a rank.
     pub(super) species: Vec<u32>,
     pub(super) domains: Vec<Domain>,
     /// Atoms of all domains but the last.
     pub(super) domain_size: usize,
     /// Edges of each atom.
     pub(super) offsets: Vec<usize>,
-    /// Reverse of each edge.
-    pub(super) reverse: Vec<u32>,
+    /// The edges that point to an atom, those of one atom after those of another. Where every edge has a reverse, they are the reverse edges in their order.
+    incoming: Vec<u32>,
+    /// Where those of each atom are, ghosts included; without ghosts as many point to an atom as it has.
+    incoming_offsets: Option<Vec<usize>>,
     pub(super) waves: Vec<Wave>,
 }
 
@@ -97,20 +102,19 @@ fn morton(x: [u64; 3]) -> u64 {
 }
 
 /// Atoms along a space-filling curve through boxes of about 3 Å.
-pub(super) fn curve(structure: &Structure) -> Result<Vec<u32>, InferError> {
+pub(super) fn curve(cell: &[[f64; 3]; 3], pbc: [bool; 3], positions: &[[f64; 3]]) -> Vec<u32> {
     const BOX: f64 = 3.0;
-    let cell = tesseral_atoms::neighbors::complete_cell(&structure.cell.vectors, structure.pbc).unwrap_or(structure.cell.vectors);
+    let cell = tesseral_atoms::neighbors::complete_cell(cell, pbc).unwrap_or(*cell);
     let cell = tesseral_atoms::Cell { vectors: cell };
     let inverse = cell.inverse();
     let lengths: [f64; 3] = cell.vectors.map(|v| v.iter().map(|x| x * x).sum::<f64>().sqrt());
-    let coordinates: Vec<[f64; 3]> = structure
-        .positions
+    let coordinates: Vec<[f64; 3]> = positions
         .iter()
         .map(|r| {
             std::array::from_fn(|d| match &inverse {
                 Some(inverse) => {
                     let s: f64 = (0..3).map(|k| r[k] * inverse[k][d]).sum();
-                    (if structure.pbc[d] { s - s.floor() } else { s }) * lengths[d] / BOX
+                    (if pbc[d] { s - s.floor() } else { s }) * lengths[d] / BOX
                 }
                 None => r[d] / BOX,
             })
@@ -123,7 +127,58 @@ pub(super) fn curve(structure: &Structure) -> Result<Vec<u32>, InferError> {
         .map(|(i, c)| (morton(std::array::from_fn(|d| (c[d] - lowest[d]).clamp(0.0, 2e6) as u64)), i as u32))
         .collect();
     keyed.sort_unstable();
-    Ok(keyed.into_iter().map(|(_, i)| i).collect())
+    keyed.into_iter().map(|(_, i)| i).collect()
+}
+
+/// Atoms of all domains but the last. Those of a domain are brought into the order of their species.
+fn portion(order: &mut [u32], species: &[u32], largest: usize) -> usize {
+    let n = order.len();
+    let size = n.div_ceil(DOMAINS).clamp(SMALLEST_DOMAIN.min(largest), DOMAIN_ATOMS.min(largest));
+    let domain_size = n.div_ceil(n.div_ceil(size).max(1)).max(1);
+    for domain in order.chunks_mut(domain_size) {
+        domain.sort_by_key(|&i| species[i as usize]);
+    }
+    domain_size
+}
+
+/// Cuts atoms into domains: `key` tells the neighbour of an edge, and its lattice shift.
+fn domains(offsets: &[usize], domain_size: usize, species: &[u32], key: impl Fn(usize) -> (u32, [i32; 3]) + Sync) -> Vec<Domain> {
+    let n = offsets.len() - 1;
+    let domain = |d: usize| {
+        let atoms = d * domain_size..((d + 1) * domain_size).min(n);
+        let first_edge = offsets[atoms.start];
+        let edges = first_edge..offsets[atoms.end];
+        let mut keys: Vec<(u32, [i32; 3])> = edges.clone().map(&key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let row = |e: usize| keys.binary_search(&key(e)).expect("every edge is among its keys") as u32;
+        Domain {
+            groups: groups(&species[atoms.clone()]),
+            first_edge,
+            offsets: offsets[atoms.start..=atoms.end].iter().map(|&o| (o - first_edge) as u32).collect(),
+            rows: edges.map(row).collect(),
+            row_atoms: keys.iter().map(|k| k.0).collect(),
+            row_shifts: keys.iter().map(|k| k.1).collect(),
+            atoms,
+        }
+    };
+    (0..n.div_ceil(domain_size)).into_par_iter().map(domain).collect()
+}
+
+/// Domains that are computed before their cotangents are joined, with about `wave_rows` rows.
+fn waves(domains: &[Domain], wave_rows: usize) -> Vec<Wave> {
+    let mut waves = Vec::new();
+    let mut start = 0;
+    while start < domains.len() {
+        let (mut end, mut rows) = (start, 0);
+        while end < domains.len() && (end == start || rows + domains[end].row_atoms.len() <= wave_rows) {
+            rows += domains[end].row_atoms.len();
+            end += 1;
+        }
+        waves.push(wave(domains, start..end));
+        start = end;
+    }
+    waves
 }
 
 impl Topology {
@@ -135,7 +190,8 @@ impl Topology {
             domains: Vec::new(),
             domain_size: 1,
             offsets: vec![0],
-            reverse: Vec::new(),
+            incoming: Vec::new(),
+            incoming_offsets: None,
             waves: Vec::new(),
         }
     }
@@ -143,57 +199,86 @@ impl Topology {
     /// Lists the pairs within `cutoff` (Å). `largest` bounds the atoms of a domain, `wave_rows` the rows
     /// of cotangents kept at a time.
     pub(super) fn new(structure: &Structure, species: &[u32], cutoff: f64, largest: usize, wave_rows: usize) -> Result<Self, InferError> {
-        let n = structure.len();
-        let mut order = curve(structure)?;
-        let size = n.div_ceil(DOMAINS).clamp(SMALLEST_DOMAIN.min(largest), DOMAIN_ATOMS.min(largest));
-        let domain_size = n.div_ceil(n.div_ceil(size));
-        for domain in order.chunks_mut(domain_size) {
-            domain.sort_by_key(|&i| species[i as usize]);
-        }
+        let mut order = curve(&structure.cell.vectors, structure.pbc, &structure.positions);
+        let domain_size = portion(&mut order, species, largest);
         let positions: Vec<[f64; 3]> = order.iter().map(|&i| structure.positions[i as usize]).collect();
         let list = neighbor_list(&structure.cell.vectors, structure.pbc, &positions, cutoff).map_err(|e| original(e, &order))?;
         let species: Vec<u32> = order.iter().map(|&i| species[i as usize]).collect();
-        let domains: Vec<Domain> = (0..n.div_ceil(domain_size))
-            .into_par_iter()
-            .map(|d| {
-                let atoms = d * domain_size..((d + 1) * domain_size).min(n);
-                let first_edge = list.offsets[atoms.start];
-                let edges = first_edge..list.offsets[atoms.end];
-                let mut keys: Vec<(u32, [i32; 3])> = edges.clone().map(|e| (list.neighbors[e], list.shifts[e])).collect();
-                keys.sort_unstable();
-                keys.dedup();
-                let row = |e: usize| keys.binary_search(&(list.neighbors[e], list.shifts[e])).expect("every edge is among its keys") as u32;
-                Domain {
-                    groups: groups(&species[atoms.clone()]),
-                    first_edge,
-                    offsets: list.offsets[atoms.start..=atoms.end].iter().map(|&o| (o - first_edge) as u32).collect(),
-                    rows: edges.map(row).collect(),
-                    row_atoms: keys.iter().map(|k| k.0).collect(),
-                    row_shifts: keys.iter().map(|k| k.1).collect(),
-                    atoms,
-                }
-            })
-            .collect();
-        let mut waves = Vec::new();
-        let mut start = 0;
-        while start < domains.len() {
-            let (mut end, mut rows) = (start, 0);
-            while end < domains.len() && (end == start || rows + domains[end].row_atoms.len() <= wave_rows) {
-                rows += domains[end].row_atoms.len();
-                end += 1;
-            }
-            waves.push(wave(&domains, start..end));
-            start = end;
-        }
-        Ok(Self { order, species, domains, domain_size, offsets: list.offsets, reverse: list.reverse, waves })
+        let domains = domains(&list.offsets, domain_size, &species, |e| (list.neighbors[e], list.shifts[e]));
+        let waves = waves(&domains, wave_rows);
+        let (offsets, incoming) = (list.offsets, list.reverse);
+        Ok(Self { order, species, domains, domain_size, offsets, incoming, incoming_offsets: None, waves })
     }
 
+    /// Of atoms with given neighbours: the first `owned` of `positions` (Å) are a rank's own, the others ghosts, which have a place of their own and no
+    /// lattice shift. `neighbors` appends those of one of its own to a list, as counted here. Own atoms that the model has nothing to do with ([`NO_SPECIES`])
+    /// come after those that it computes, before ghosts. Returns the index here of each row, too.
+    pub(super) fn of_rank(
+        owned: usize,
+        positions: &[[f64; 3]],
+        species: &[u32],
+        mut neighbors: impl FnMut(usize, &mut Vec<u32>) -> Result<(), DomainError>,
+        largest: usize,
+        wave_rows: usize,
+    ) -> Result<(Self, Vec<u32>), DomainError> {
+        let (ours, others): (Vec<u32>, Vec<u32>) = (0..owned as u32).partition(|&i| species[i as usize] != NO_SPECIES);
+        let places: Vec<[f64; 3]> = ours.iter().map(|&i| positions[i as usize]).collect();
+        let mut order: Vec<u32> = curve(&[[0.0; 3]; 3], [false; 3], &places).into_iter().map(|k| ours[k as usize]).collect();
+        let domain_size = portion(&mut order, species, largest);
+        let rows: Vec<u32> = order.iter().chain(&others).copied().chain(owned as u32..positions.len() as u32).collect();
+        let mut row_of = vec![0; rows.len()];
+        rows.iter().enumerate().for_each(|(k, &i)| row_of[i as usize] = k as u32);
+        let (mut offsets, mut list) = (vec![0], Vec::new());
+        for &i in &order {
+            let first = list.len();
+            neighbors(i as usize, &mut list)?;
+            // Whatever order neighbours are told in.
+            list[first..].iter_mut().for_each(|j| *j = row_of[*j as usize]);
+            list[first..].sort_unstable();
+            offsets.push(list.len());
+        }
+        if list.len() > tesseral_atoms::neighbors::MAX_EDGES {
+            return Err(DomainError::TooMany { neighbors: list.len() });
+        }
+        let species: Vec<u32> = rows.iter().map(|&i| species[i as usize]).collect();
+        let domains = domains(&offsets, domain_size, &species, |e| (list[e], [0; 3]));
+        let waves = waves(&domains, wave_rows);
+        let mut incoming_offsets = vec![0; positions.len() + 1];
+        list.iter().for_each(|&j| incoming_offsets[j as usize + 1] += 1);
+        (0..positions.len()).for_each(|j| incoming_offsets[j + 1] += incoming_offsets[j]);
+        let mut next = incoming_offsets.clone();
+        let mut incoming = vec![0; list.len()];
+        for (e, &j) in list.iter().enumerate() {
+            incoming[next[j as usize]] = e as u32;
+            next[j as usize] += 1;
+        }
+        let topology = Self { order, species, domains, domain_size, offsets, incoming, incoming_offsets: Some(incoming_offsets), waves };
+        Ok((topology, rows))
+    }
+
+    /// Atoms that have edges.
     pub(super) fn num_atoms(&self) -> usize {
         self.order.len()
     }
 
+    /// Atoms that are seen, ghosts included: rows of what is sent.
+    pub(super) fn num_rows(&self) -> usize {
+        self.species.len()
+    }
+
     pub(super) fn num_edges(&self) -> usize {
-        self.reverse.len()
+        self.incoming.len()
+    }
+
+    /// The edges that point to an atom or a ghost.
+    pub(super) fn incoming(&self, atom: usize) -> &[u32] {
+        let offsets = self.incoming_offsets.as_ref().unwrap_or(&self.offsets);
+        &self.incoming[offsets[atom]..offsets[atom + 1]]
+    }
+
+    /// The atom that an edge belongs to.
+    pub(super) fn center(&self, edge: u32) -> usize {
+        self.offsets.partition_point(|&first| first <= edge as usize) - 1
     }
 
     /// Bytes held.
@@ -202,7 +287,8 @@ impl Topology {
         let of_wave = |w: &Wave| w.chunks.iter().map(|c| c.1.len() * size_of::<Entry>()).sum::<usize>();
         8 * self.order.len()
             + 8 * self.offsets.len()
-            + 4 * self.reverse.len()
+            + 4 * self.incoming.len()
+            + 8 * self.incoming_offsets.as_ref().map_or(0, Vec::len)
             + self.domains.iter().map(of_domain).sum::<usize>()
             + self.waves.iter().map(of_wave).sum::<usize>()
     }

@@ -31,7 +31,7 @@ fn host_list(list: &NeighborList) -> HostList<'_> {
 impl Listing {
     /// Sorts the atoms of each structure, of which `species` are given in their order.
     pub(super) fn new(structures: &[&Structure], species: &[Vec<u32>]) -> Result<Self, InferError> {
-        let orders = structures.par_iter().map(|structure| curve(structure)).collect::<Result<Vec<_>, InferError>>()?;
+        let orders: Vec<Vec<u32>> = structures.par_iter().map(|s| curve(&s.cell.vectors, s.pbc, &s.positions)).collect();
         let mut all = Self { first: vec![0], ..Self::default() };
         for (order, species) in orders.into_iter().zip(species) {
             all.species.extend(order.iter().map(|&i| species[i as usize]));

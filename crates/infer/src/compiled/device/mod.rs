@@ -8,6 +8,7 @@ mod listing;
 mod model;
 mod node;
 mod pool;
+mod ranks;
 mod session;
 mod step;
 
@@ -22,6 +23,7 @@ use tesseral_potentials::Evaluation;
 use super::plan::{MemoryPlan, Plan};
 use crate::InferError;
 use model::DeviceModel;
+pub(super) use ranks::RankSession;
 pub(super) use session::Session;
 
 /// Structures are evaluated together up to this many atoms.
@@ -51,6 +53,11 @@ impl<T: HasSlabs> OnDevices<T> {
     /// A session on the first device.
     pub(super) fn session(&self) -> Session<T> {
         Session::new(self.devices[0].model.clone())
+    }
+
+    /// What computes a rank's atoms on the first device.
+    pub(super) fn rank(&self) -> RankSession<T> {
+        RankSession::new(self.devices[0].model.clone())
     }
 
     /// What a structure takes on a device, with neighbours listed up to `reach` (Å): estimated from its density.

@@ -228,6 +228,13 @@ pub(super) struct OfSpecies<T: HasSlabs> {
     pub(super) pairs: Option<Repulsion<T>>,
 }
 
+impl<T: HasSlabs> OfSpecies<T> {
+    /// The place of each species among those that are present.
+    pub(super) fn among_present(&self, species: &[u32]) -> Vec<u32> {
+        species.iter().map(|s| self.present.binary_search(s).unwrap_or_default() as u32).collect()
+    }
+}
+
 /// Radial tables of a layer.
 pub(super) struct LayerTables<T: HasSlabs> {
     pub(super) weights: DeviceTables<T>,

@@ -8,7 +8,6 @@ use tesseral_kernels::edges::Edges;
 use tesseral_kernels::forces::ForceWork;
 use tesseral_kernels::neighbors::NeighborTable;
 use tesseral_kernels::{Buffer, Device, Graph};
-use tesseral_ops::linear::cuda::DeviceGroups;
 use tesseral_ops::rows::DeviceIndex;
 use tesseral_ops::slab::HasSlabs;
 use tesseral_potentials::Evaluation;
@@ -21,7 +20,6 @@ use super::super::plan::Plan;
 use super::super::rows::{Rows, Shape, pack};
 use super::listing::Listing;
 use super::model::{DeviceModel, OfSpecies};
-use super::node::Atoms;
 use super::pool::Pool;
 use super::step::Part;
 use crate::InferError;
@@ -36,6 +34,8 @@ pub(super) struct State<T: HasSlabs> {
     pub(super) edges: Edges<T>,
     /// All atoms, and the parts that they are computed in where they are many.
     pub(super) whole: Part<T>,
+    /// Of a rank's atoms, which come first: what is known of ghosts.
+    pub(super) seen: Option<Seen>,
     pub(super) parts: Vec<Part<T>>,
     /// Constants of the first layer, and what atoms send there; `atoms.of_constants` says which row is whose.
     pub(super) constants: Vec<Buffer<T>>,
@@ -54,10 +54,20 @@ pub(super) struct State<T: HasSlabs> {
     pub(super) smallest: Buffer<f64>,
     pub(super) work: ForceWork,
     /// Energies that embedded fields have of their own, eV; none without fields.
-    field_energies: Vec<f64>,
+    pub(super) field_energies: Vec<f64>,
     /// The step, recorded when it was made for the second time.
-    graph: Option<Graph>,
-    steps: usize,
+    pub(super) graph: Option<Graph>,
+    pub(super) steps: usize,
+}
+
+/// Rows that are seen, own atoms' and ghosts'.
+pub(super) struct Seen {
+    /// Species of each, among those that are present.
+    pub(super) species: DeviceIndex,
+    /// Which row of what is sent first is each one's.
+    pub(super) constants: DeviceIndex,
+    /// The first listed edge of a ghost: those lead back from what is listed for own atoms, and are there for that alone.
+    pub(super) first_edge: usize,
 }
 
 /// The state of some structures.
@@ -90,7 +100,7 @@ struct Initial<T> {
 }
 
 /// Rows in the plain layout; of nothing, nothing.
-fn plain<T: HasSlabs>(shape: &Shape, rows: &Rows<T>) -> Vec<T> {
+pub(super) fn plain<T: HasSlabs>(shape: &Shape, rows: &Rows<T>) -> Vec<T> {
     let Some(first) = rows.blocks.first() else { return Vec::new() };
     let atoms = first.len() / shape.row(0);
     let mut to = vec![T::zero(); atoms * shape.plain_dim()];
@@ -159,30 +169,15 @@ impl<T: HasSlabs> State<T> {
         let listing = Listing::new(structures, species)?;
         let (n, s) = (listing.num_atoms(), structures.len());
         let initial = initial(&model.plan, &listing, structures, species)?;
-        let present: Vec<u32> = listing.species.iter().map(|s| of.present.binary_search(s).unwrap_or_default() as u32).collect();
         let table = listing.neighbors(structures, reach, (device, &model.lists))?;
         // With room for later lists, unless there are none to come.
         let spare = |edges: usize| if reach > model.plan.cutoff { edges / ROOM + ROOM } else { 0 };
         let room = table.len() + spare(table.len());
         let table = if room > table.len() { NeighborTable::with_room(device, table, room)? } else { table };
         let e = table.room();
-        let part = |centers: Range<usize>, room: usize| -> Result<Part<T>, InferError> {
-            let species = &listing.species[centers.clone()];
-            let by_species = DeviceGroups::by_species(device, species, model.plan.species)?;
-            let mut seeds = device.zeros(centers.len())?;
-            model.rows.seeds(&model.scale, by_species.species(), &mut seeds)?;
-            Ok(Part {
-                atoms: Atoms {
-                    count: centers.len(),
-                    by_species,
-                    by_present: DeviceGroups::by_species(device, &present[centers.clone()], of.present.len())?,
-                    together: DeviceGroups::of_all(device, centers.len())?,
-                    of_constants: DeviceIndex::new(device, &initial.index[centers.clone()], initial.rows)?,
-                    seeds,
-                },
-                centers,
-                room,
-            })
+        let part = |centers: Range<usize>, room: usize| {
+            let index = (&initial.index[centers.clone()], initial.rows);
+            Part::new(model, of, &listing.species[centers.clone()], index, centers, room)
         };
         let size = model.part_atoms(n, e);
         let mut parts = Vec::new();
@@ -200,6 +195,7 @@ impl<T: HasSlabs> State<T> {
             whole: part(0..n, if parts.is_empty() { e } else { 0 })?,
             of_part: device.zeros(size.min(n))?,
             parts,
+            seen: None,
             table,
             constants: initial.constants.iter().map(|c| device.upload(c)).collect::<Result<_, _>>()?,
             sent: device.upload(&initial.sent)?,
@@ -320,11 +316,11 @@ impl<T: HasSlabs> Session<T> {
             Some(graph) => replay(graph)?,
             None if state.steps == 1 => {
                 let device = model.device.clone();
-                let graph = device.capture(|| model.step(of, state, pool))?;
+                let graph = device.capture(|| model.step(of, state, pool, &mut |_, _, _| Ok(())))?;
                 replay(&graph)?;
                 state.graph = Some(graph);
             }
-            None => model.step(of, state, pool)?,
+            None => model.step(of, state, pool, &mut |_, _, _| Ok(()))?,
         }
         state.steps += 1;
         let read = |from: &Buffer<f64>, to: &mut Vec<f64>| {

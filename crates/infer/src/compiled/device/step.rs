@@ -8,13 +8,15 @@ use std::ops::Range;
 
 use tesseral_kernels::edges::Positions;
 use tesseral_kernels::{Buffer, DeviceError};
+use tesseral_ops::linear::cuda::DeviceGroups;
+use tesseral_ops::rows::DeviceIndex;
 use tesseral_ops::slab::HasSlabs;
 use tesseral_ops::tensor_product::cuda::{Features, Sent};
 
 use super::model::{DeviceLayer, DeviceModel, LayerTables, OfSpecies};
 use super::node::{Atoms, Back, Kept, Own};
 use super::pool::Pool;
-use super::session::State;
+use super::session::{Seen, State};
 use crate::InferError;
 
 /// Consecutive atoms that are computed together.
@@ -24,6 +26,35 @@ pub(super) struct Part<T: HasSlabs> {
     /// For how many of their edges there is room.
     pub(super) room: usize,
 }
+
+impl<T: HasSlabs> Part<T> {
+    /// Of atoms of these species, with the rows of constants of the first layer that are theirs, of so many.
+    pub(super) fn new(
+        model: &DeviceModel<T>,
+        of: &OfSpecies<T>,
+        species: &[u32],
+        (index, rows): (&[u32], usize),
+        centers: Range<usize>,
+        room: usize,
+    ) -> Result<Self, InferError> {
+        let device = &model.device;
+        let by_species = DeviceGroups::by_species(device, species, model.plan.species)?;
+        let mut seeds = device.zeros(centers.len())?;
+        model.rows.seeds(&model.scale, by_species.species(), &mut seeds)?;
+        let atoms = Atoms {
+            count: centers.len(),
+            by_species,
+            by_present: DeviceGroups::by_species(device, &of.among_present(species), of.present.len())?,
+            together: DeviceGroups::of_all(device, centers.len())?,
+            of_constants: DeviceIndex::new(device, index, rows)?,
+            seeds,
+        };
+        Ok(Self { centers, atoms, room })
+    }
+}
+
+/// What happens to the rows that atoms send to a layer, or (reverse) to their cotangents, before they are used: ranks exchange them.
+pub(super) type Between<'a, T> = &'a mut dyn FnMut(usize, bool, &mut Buffer<T>) -> Result<(), InferError>;
 
 /// What the forward pass of a layer leaves for its adjoint.
 struct Made<T: HasSlabs> {
@@ -68,30 +99,43 @@ type Below<'a, T> = Option<(&'a Buffer<T>, &'a Buffer<T>)>;
 
 impl<T: HasSlabs> DeviceModel<T> {
     /// Energies, forces and virials at `state.positions` and `state.cells`.
-    pub(super) fn step(&self, of: &OfSpecies<T>, state: &mut State<T>, pool: &mut Pool<T>) -> Result<(), InferError> {
-        let at = Positions { positions: &state.positions, cells: &state.cells, species: state.whole.atoms.by_present.species().rows() };
+    pub(super) fn step(
+        &self,
+        of: &OfSpecies<T>,
+        state: &mut State<T>,
+        pool: &mut Pool<T>,
+        between: Between<'_, T>,
+    ) -> Result<(), InferError> {
+        let species = state.seen.as_ref().map_or(state.whole.atoms.by_present.species(), |seen| &seen.species).rows();
+        let at = Positions { positions: &state.positions, cells: &state.cells, species };
         self.edges.update(&mut state.table, at, &of.cutoffs, &mut state.edges, &mut state.closest)?;
         state.dv.fill_zero()?;
         state.read.fill_zero()?;
         state.energies.fill_zero()?;
         let last = self.layers.len() - 1;
+        // Rows of all that is seen; own atoms come first.
+        let seen = state.table.atoms();
         let (mut made, mut sent): (Vec<Made<T>>, Vec<Buffer<T>>) = (Vec::new(), Vec::new());
         for (t, layer) in self.layers[..last].iter().enumerate() {
             let below = t.checked_sub(1).map(|b| (&made[b].out, &sent[b]));
             let layer_made = self.forward(t, of, state, &state.whole, below, pool)?;
             if let Some((up, factors)) = &layer.up {
                 let atoms = &state.whole.atoms;
-                let mut to_send = pool.take(atoms.count * up.dim_out)?;
+                let mut to_send = pool.take(seen * up.dim_out)?;
                 up.forward(atoms, &layer_made.out, &mut to_send, false)?;
                 if let Some(factors) = factors {
                     self.rows.scale(factors, atoms.by_species.species(), &mut to_send, up.dim_out)?;
                 }
+                between(t + 1, false, &mut to_send)?;
                 sent.push(to_send);
             }
             made.push(layer_made);
         }
         let below = last.checked_sub(1).map(|b| (&made[b].out, &sent[b]));
         let (mut above, mut of_sent) = self.last(of, state, below, pool)?;
+        if let Some(back_sent) = &mut of_sent {
+            between(last, true, back_sent)?;
+        }
         for (t, layer) in self.layers[..last].iter().enumerate().rev() {
             let (Some(layer_made), Some(was_sent)) = (made.pop(), sent.pop()) else { break };
             pool.give(was_sent);
@@ -108,10 +152,10 @@ impl<T: HasSlabs> DeviceModel<T> {
             let below = t.checked_sub(1).map(|b| (&made[b].out, &sent[b]));
             let own = Own { atoms: &state.whole.atoms, constants: &state.constants, from: below, rho: layer_made.rho.as_ref() };
             let mut back = layer.node.adjoint(&own, of.contractions[t].as_ref(), layer_made.kept, g, &self.rows, pool)?;
-            let mut dx = if t > 0 { Some(pool.take(state.whole.atoms.count * layer.sent)?) } else { None };
+            let mut dx = if t > 0 { Some(pool.take(seen * layer.sent)?) } else { None };
             for (k, part) in parts(&state.parts, &state.whole).iter().enumerate() {
                 let messages = RowsOf::new(&back.messages, layer.messages, &part.centers, pool)?;
-                let sent = self.sent(t, &state.whole.atoms, &state.sent, below);
+                let sent = self.sent(t, of_constants(&state.whole, state.seen.as_ref()), &state.sent, below);
                 let tables = &of.tables[t].weights;
                 self.convolution_adjoint(layer, tables, (&state.edges, &mut state.dv), part, sent, messages.get(), (&mut dx, k > 0), pool)?;
                 messages.done(pool);
@@ -123,6 +167,9 @@ impl<T: HasSlabs> DeviceModel<T> {
                 self.rows.add(&more, dx, state.whole.atoms.count, layer.sent)?;
                 pool.give_all([residual, more]);
             }
+            if let Some(dx) = &mut dx {
+                between(t, true, dx)?;
+            }
             above = back.x.take();
             of_sent = dx;
             pool.give_all(layer_made.rho);
@@ -132,6 +179,13 @@ impl<T: HasSlabs> DeviceModel<T> {
         self.rows.add_energies(&state.read, &self.scale, Some(&self.shift), state.whole.atoms.by_species.species(), &mut state.energies)?;
         if let Some(pairs) = &of.pairs {
             pairs.add(&state.edges, &mut state.energies, &mut state.dv)?;
+            if let Some(seen) = &state.seen {
+                // The edges of ghosts are computed by those who own them.
+                let first = 3 * seen.first_edge;
+                let zeros = pool.zeros(state.dv.len() - first)?;
+                state.dv.copy_range(first, &zeros, 0..zeros.len())?;
+                pool.give(zeros);
+            }
         }
         self.forces.assemble(&state.table, &state.edges, &state.dv, &mut state.work, &mut state.forces, &mut state.virial)?;
         self.forces.closest(&state.table, &state.closest, &mut state.work, &mut state.smallest)?;
@@ -139,11 +193,11 @@ impl<T: HasSlabs> DeviceModel<T> {
     }
 
     /// What neighbours send to layer `t`, and which rows are theirs.
-    fn sent<'a>(&self, t: usize, atoms: &'a Atoms<T>, first: &'a Buffer<T>, below: Below<'a, T>) -> Option<Sent<'a, T>> {
+    fn sent<'a>(&self, t: usize, of_constants: &'a Buffer<u32>, first: &'a Buffer<T>, below: Below<'a, T>) -> Option<Sent<'a, T>> {
         if self.plan.layers[t].convolution.unit {
             return None;
         }
-        Some(below.map_or((first, Some(atoms.of_constants.rows())), |(_, sent)| (sent, None)))
+        Some(below.map_or((first, Some(of_constants)), |(_, sent)| (sent, None)))
     }
 
     /// The forward pass of a layer for the atoms of a part.
@@ -158,7 +212,7 @@ impl<T: HasSlabs> DeviceModel<T> {
     ) -> Result<Made<T>, InferError> {
         let (layer, tables, n) = (&self.layers[t], &of.tables[t], part.atoms.count);
         let mut messages = pool.take(n * layer.messages)?;
-        let sent = self.sent(t, &state.whole.atoms, &state.sent, below);
+        let sent = self.sent(t, of_constants(&state.whole, state.seen.as_ref()), &state.sent, below);
         layer.convolution.forward(&state.edges, part.centers.clone(), &tables.weights, sent, &mut messages)?;
         let rho = match (&layer.density, &tables.density) {
             (Some(density), Some(table)) => {
@@ -187,7 +241,7 @@ impl<T: HasSlabs> DeviceModel<T> {
         let t = self.layers.len() - 1;
         let (layer, tables) = (&self.layers[t], &of.tables[t]);
         let n = state.whole.atoms.count;
-        let mut dx = below.map(|_| pool.take(n * layer.sent)).transpose()?;
+        let mut dx = below.map(|_| pool.take(state.table.atoms() * layer.sent)).transpose()?;
         let mut d_features = below.map(|(x, _)| pool.take(x.len())).transpose()?;
         let mut residuals = below.and(layer.node.residual()).map(|map| pool.take(n * map.dim_in)).transpose()?;
         for k in 0..parts(&state.parts, &state.whole).len() {
@@ -202,7 +256,7 @@ impl<T: HasSlabs> DeviceModel<T> {
             let of_node = Own { atoms: &part.atoms, constants: &state.constants, from: own.get(), rho: made.rho.as_ref() };
             let back = layer.node.adjoint(&of_node, of.contractions[t].as_ref(), made.kept, g, &self.rows, pool)?;
             own.done(pool);
-            let sent = self.sent(t, &state.whole.atoms, &state.sent, below);
+            let sent = self.sent(t, of_constants(&state.whole, state.seen.as_ref()), &state.sent, below);
             let edges = (&state.edges, &mut state.dv);
             self.convolution_adjoint(layer, &tables.weights, edges, part, sent, &back.messages, (&mut dx, k > 0), pool)?;
             self.density_adjoint(layer, tables, (&state.edges, &mut state.dv), part, &back)?;
@@ -261,6 +315,11 @@ impl<T: HasSlabs> DeviceModel<T> {
         }
         Ok(())
     }
+}
+
+/// Which row of what is sent first belongs to each row that is seen.
+fn of_constants<'a, T: HasSlabs>(whole: &'a Part<T>, seen: Option<&'a Seen>) -> &'a Buffer<u32> {
+    seen.map_or(&whole.atoms.of_constants, |seen| &seen.constants).rows()
 }
 
 /// The parts, if the whole is in parts.
