@@ -1,5 +1,6 @@
 //! The command line, as clap reads it.
 
+mod ipi;
 mod md;
 mod mechanics;
 mod phonons;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use tesseral_infer::DeviceChoice;
 
+pub(crate) use ipi::*;
 pub(crate) use md::*;
 pub(crate) use mechanics::*;
 pub(crate) use phonons::*;
@@ -100,6 +102,9 @@ pub(crate) enum Command {
     /// Normal modes of a molecule, zero-point energy, thermodynamics of its gas
     #[command(after_help = MODES_HELP)]
     Modes(ModesArgs),
+    /// Compute forces for i-PI (or ASE) over a socket: path integrals, replica exchange, whatever it moves atoms by
+    #[command(after_help = IPI_HELP)]
+    Ipi(IpiArgs),
     /// Train a potential on reference calculations, as a configuration says
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),

@@ -13,6 +13,7 @@ use tesseral_loader::LoadError;
 use tesseral_models::CacheError;
 use tesseral_potentials::error::PotentialError;
 use tesseral_simulate::SimulateError;
+use tesseral_simulate::ipi::IpiError;
 use tesseral_train::TrainError;
 use tesseral_train::config::ConfigError;
 use tesseral_train::data::DataError;
@@ -171,6 +172,8 @@ fn hint_of(cause: &(dyn std::error::Error + 'static)) -> Option<String> {
     } else if let Some(error) = cause.downcast_ref::<DataError>() {
         error.hint()
     } else if let Some(error) = cause.downcast_ref::<SimulateError>() {
+        error.hint()
+    } else if let Some(error) = cause.downcast_ref::<IpiError>() {
         error.hint()
     } else if let Some(error) = cause.downcast_ref::<ForceError>() {
         hint_of(error.inner())

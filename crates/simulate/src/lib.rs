@@ -1,4 +1,4 @@
-//! Molecular dynamics, relaxation, phonons and mechanics, with any force field.
+//! Molecular dynamics, relaxation, phonons and mechanics, with any force field; and the same force field for i-PI, which moves atoms itself.
 //!
 //! Nothing here knows what a potential is made of: energies, forces and stresses come from a [`tesseral_atoms::ForceField`], which `tesseral_infer` implements for
 //! neural potentials and [`analytic`] for textbook ones.
@@ -16,6 +16,7 @@ pub mod error;
 pub mod files;
 mod fit;
 pub mod guards;
+pub mod ipi;
 mod matrix;
 pub mod md;
 pub mod modes;

@@ -5,6 +5,7 @@ mod evaluate;
 mod fetch;
 mod import;
 mod info;
+mod ipi;
 mod md;
 mod mechanics;
 mod models;
@@ -41,6 +42,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Outcome> {
         Command::Eos(args) => mechanics::eos::run(&args),
         Command::Neb(args) => mechanics::neb::run(&args),
         Command::Modes(args) => mechanics::modes::run(&args),
+        Command::Ipi(args) => ipi::run(&args),
         Command::Train(args) => train::run(&args),
         Command::Finetune(args) => train::finetune(&args),
         Command::Doctor(args) => train::doctor(&args),

@@ -9,6 +9,8 @@ mod evaluate;
 mod fetch;
 mod hostile;
 mod interruption;
+#[cfg(unix)]
+mod ipi;
 mod md;
 mod mechanics;
 mod models;
