@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ pub const DEFAULT_PREFIX: &str = "/tmp/ipi_";
 
 /// Reads and writes return after this long, so that a request to stop is noticed.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// As long is waited for a message that should be there already.
+const MOMENT: Duration = Duration::from_millis(2);
 /// A connection over a network is given up after this long.
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -74,6 +76,38 @@ impl fmt::Display for Address {
             Self::Unix(path) => write!(f, "the unix socket {}", path.display()),
             Self::Tcp { host, port } => write!(f, "port {port} of {host}"),
         }
+    }
+}
+
+/// What messages go over.
+pub(super) trait Link: Read + Write {
+    /// Makes reads return after a moment, or after the usual time.
+    fn hurry(&self, hurry: bool);
+
+    /// Tells the other side that nothing more will come.
+    fn say_goodbye(&self);
+}
+
+impl Link for Stream {
+    fn hurry(&self, hurry: bool) {
+        let patience = Some(if hurry { MOMENT } else { PATIENCE });
+        // It has worked before, on this very connection.
+        match self {
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.set_read_timeout(patience),
+            Self::Tcp(stream) => stream.set_read_timeout(patience),
+        }
+        .ok();
+    }
+
+    fn say_goodbye(&self) {
+        // Whoever has hung up need not be told.
+        match self {
+            #[cfg(unix)]
+            Self::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
+        }
+        .ok();
     }
 }
 

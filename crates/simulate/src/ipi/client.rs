@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tesseral_atoms::{ForceError, ForceField, Structure};
 
-use super::address::Stream;
+use super::address::{Link, Stream};
 use super::answer::{Answer, Extras};
 use super::wire::{HEADER, Interrupted, Wire, forces_ready, header, place};
 use super::{Address, IpiError};
@@ -191,7 +191,12 @@ impl<'c> Client<'c> {
         loop {
             let heard = self.counts.statuses + self.counts.positions;
             let Some(stream) = self.connect(since, lost.take(), stop, watch)? else { return Ok(Ending::Stopped) };
-            let error = match self.converse(&mut Wire::new(stream, stop), stop, watch) {
+            let mut wire = Wire::new(stream, stop);
+            let end = self.converse(&mut wire, stop, watch);
+            if matches!(end, End::Stopped | End::Failed(_)) {
+                wire.close();
+            }
+            let error = match end {
                 End::Exit => return Ok(Ending::Exit),
                 End::Stopped => return Ok(Ending::Stopped),
                 End::HungUp if self.settings.reconnect.is_zero() => return Ok(Ending::HungUp),
@@ -249,12 +254,7 @@ impl<'c> Client<'c> {
     }
 
     /// Answers one server until something ends it.
-    fn converse<S: io::Read + io::Write>(
-        &mut self,
-        wire: &mut Wire<'_, S>,
-        stop: &dyn Fn() -> bool,
-        watch: &mut dyn FnMut(Event<'_>),
-    ) -> End {
+    fn converse<S: Link>(&mut self, wire: &mut Wire<'_, S>, stop: &dyn Fn() -> bool, watch: &mut dyn FnMut(Event<'_>)) -> End {
         let (mut state, mut batch) = (State::NeedInit, 1);
         loop {
             // What was begun is finished: i-PI gets its forces.
@@ -267,7 +267,7 @@ impl<'c> Client<'c> {
         }
     }
 
-    fn answer<S: io::Read + io::Write>(
+    fn answer<S: Link>(
         &mut self,
         wire: &mut Wire<'_, S>,
         state: &mut State,
@@ -301,6 +301,7 @@ impl<'c> Client<'c> {
             b"POSDATA" => {
                 self.positions(wire, *batch)?;
                 self.counts.positions += 1;
+                wire.look_ahead();
                 self.evaluate()?;
                 *state = State::HaveData;
                 if self.cell_should_matter() {
@@ -324,7 +325,7 @@ impl<'c> Client<'c> {
     }
 
     /// Reads the positions of one structure, or of a batch, into `structures`.
-    fn positions<S: io::Read + io::Write>(&mut self, wire: &mut Wire<'_, S>, batch: usize) -> Result<(), End> {
+    fn positions<S: Link>(&mut self, wire: &mut Wire<'_, S>, batch: usize) -> Result<(), End> {
         let expected = self.structure.len();
         let counted = |sent: i32| {
             if usize::try_from(sent) == Ok(expected) { Ok(()) } else { Err(IpiError::Atoms { sent: sent.into(), expected }) }
@@ -397,7 +398,7 @@ impl<'c> Client<'c> {
 }
 
 /// The rest of an INIT message: the size of batches.
-fn initialised<S: io::Read + io::Write>(wire: &mut Wire<'_, S>) -> Result<usize, End> {
+fn initialised<S: Link>(wire: &mut Wire<'_, S>) -> Result<usize, End> {
     let length = wire.integer()?;
     if !(0..=LONGEST_INIT).contains(&length) {
         return Err(IpiError::Message { what: format!("an INIT text of {length} bytes") }.into());

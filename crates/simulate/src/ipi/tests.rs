@@ -9,6 +9,7 @@ use std::time::Duration;
 use tesseral_atoms::units::{BOHR, HARTREE};
 use tesseral_atoms::{Cell, Evaluation, ForceError, ForceField, Spread, Structure};
 
+use super::address::Link;
 use super::wire::{Interrupted, Wire, forces_ready, header, place};
 use super::{Address, Answer, Client, Ending, Event, Extras, IpiError, Settings};
 use crate::analytic::EinsteinCrystal;
@@ -49,6 +50,12 @@ impl Write for Pieces {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+impl Link for Pieces {
+    fn hurry(&self, _: bool) {}
+
+    fn say_goodbye(&self) {}
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! Messages as bytes.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read};
+use std::time::{Duration, Instant};
 
 use tesseral_atoms::units::{BOHR, HARTREE};
 use tesseral_atoms::{Cell, Structure};
 
+use super::address::Link;
 use super::answer::{Answer, Extras};
 
 /// Bohr → Å. CODATA 2018, as everywhere in Tesseral. i-PI 3.3 has 1.8897261 bohr for the Å of its files, 1.3e-8 less than CODATA.
@@ -13,6 +15,9 @@ pub const LENGTH: f64 = BOHR;
 pub const ENERGY: f64 = 1.0 / HARTREE;
 /// eV/Å → hartree/bohr.
 pub const FORCE: f64 = BOHR / HARTREE;
+
+/// How long a server has to hang up after the client has said goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
 
 /// Bytes of a header.
 pub(super) const HEADER: usize = 12;
@@ -53,7 +58,7 @@ fn is_pause(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
-impl<'s, S: Read + Write> Wire<'s, S> {
+impl<'s, S: Link> Wire<'s, S> {
     pub(super) fn new(stream: S, stop: &'s dyn Fn() -> bool) -> Self {
         Self { stream: io::BufReader::with_capacity(1 << 16, stream), stop, bytes: Vec::new() }
     }
@@ -109,6 +114,32 @@ impl<'s, S: Read + Write> Wire<'s, S> {
         }
         self.bytes = bytes;
         read
+    }
+
+    /// Takes over what the server sends right after positions (GETFORCE, or STATUS), while there is time. A process that is killed with something unread in its socket *resets* the
+    /// connection, and i-PI 3.3 does not survive that where it waits for forces; it does survive one that just ends.
+    pub(super) fn look_ahead(&mut self) {
+        if self.stream.buffer().is_empty() {
+            self.stream.get_ref().hurry(true);
+            // What goes wrong here goes wrong again when the message is read.
+            self.stream.fill_buf().ok();
+            self.stream.get_ref().hurry(false);
+        }
+    }
+
+    /// Ends the connection without a reset: reads what still comes until the server hangs up.
+    pub(super) fn close(mut self) {
+        self.stream.get_ref().say_goodbye();
+        let deadline = Instant::now() + GOODBYE;
+        let mut rest = [0; 4096];
+        while Instant::now() < deadline {
+            match self.stream.read(&mut rest) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if is_pause(error.kind()) => {}
+                Err(_) => break,
+            }
+        }
     }
 
     /// Writes a message. i-PI gives up a client whose message takes more than some seconds, so it goes in one piece.
