@@ -1,0 +1,434 @@
+//! Models that are ready to compute: one, or a committee of several.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use tesseral_atoms::{Evaluation, ForceError, ForceField, Spread, Structure};
+use tesseral_infer::{Committee, DeviceChoice, Dtype, Engine, InferError, Options, Potential, PotentialField, machine};
+use tesseral_potentials::{Architecture, Header};
+
+use crate::errors::Failure;
+use crate::process::{PerProcess, Process, detached, interruptible, locked, number_of_threads};
+use crate::structures::{Arrays, results, to_structures};
+
+/// Structures that are evaluated between two looks for signals: so many, or so many atoms.
+const CHUNK: (usize, usize) = (1024, 20_000);
+
+/// How far beyond the cutoff neighbours are listed on a device where nothing is said, Å.
+const DEVICE_SKIN: f64 = 0.5;
+
+/// All that makes a [`Field`], as Python says it.
+#[derive(Clone, FromPyObject, IntoPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Settings {
+    /// Names, paths, or None for the built-in model.
+    models: Vec<Option<String>>,
+    device: String,
+    dtype: String,
+    head: Option<String>,
+    engine: String,
+    exact_radial: bool,
+    /// Bytes.
+    memory: Option<usize>,
+    /// Å
+    skin: Option<f64>,
+    /// eV/Å
+    stop_above: Option<f64>,
+    threads: Option<usize>,
+    /// Of the weights, if they have to be the ones that were loaded before.
+    fingerprints: Option<Vec<String>>,
+}
+
+/// What is read of the settings.
+struct Read {
+    device: DeviceChoice,
+    dtype: Dtype,
+    engine: Engine,
+    threads: usize,
+}
+
+impl Settings {
+    fn read(&self) -> Result<Read, Failure> {
+        let device: DeviceChoice = self.device.parse()?;
+        let dtype = match self.dtype.as_str() {
+            "float32" | "f32" => Dtype::F32,
+            "float64" | "f64" => Dtype::F64,
+            other => return Err(Failure::input(format!("`{other}` is no dtype")).hint("\"float32\" and \"float64\" are")),
+        };
+        let engine = match self.engine.as_str() {
+            "compiled" => Engine::Compiled { exact_radial: self.exact_radial },
+            "differentiable" if self.exact_radial => {
+                return Err(Failure::input("exact_radial is about the compiled engine: the differentiable one has no tables"));
+            }
+            "differentiable" => Engine::Differentiable,
+            other => return Err(Failure::input(format!("`{other}` is no engine")).hint("\"compiled\" and \"differentiable\" are")),
+        };
+        if self.models.is_empty() {
+            return Err(Failure::input("an empty list of models").hint("None is the built-in model"));
+        }
+        if let Some(skin) = self.skin.filter(|skin| !(*skin >= 0.0 && skin.is_finite())) {
+            return Err(Failure::input(format!("skin={skin}: a length of at least 0 Å is needed")));
+        }
+        match self.stop_above {
+            Some(_) if self.models.len() < 2 => {
+                return Err(Failure::input("stop_above is about a committee: one model has nobody to disagree with")
+                    .hint("give a list of several models"));
+            }
+            Some(limit) if !(limit > 0.0 && limit.is_finite()) => {
+                return Err(Failure::input(format!("stop_above={limit}: a positive number of eV/Å is needed")));
+            }
+            _ => {}
+        }
+        Ok(Read { device, dtype, engine, threads: number_of_threads(self.threads)? })
+    }
+
+    /// Precision, device and what is not the default, in the words of the command line: a run that was begun there is gone on with here.
+    fn computed(&self, read: &Read) -> String {
+        let dtype = if read.dtype == Dtype::F32 { "f32" } else { "f64" };
+        let mut text = format!("{dtype} on {}", read.device);
+        if let Some(head) = &self.head {
+            text += &format!(", head {head}");
+        }
+        if read.engine == Engine::Differentiable {
+            text += ", differentiable";
+        }
+        if self.exact_radial {
+            text += ", exact radial functions";
+        }
+        text
+    }
+}
+
+/// The models of one process, and the state of the structure whose atoms move.
+pub(crate) struct Loaded {
+    pub(crate) members: Vec<Arc<Potential>>,
+    pub(crate) fingerprints: Vec<String>,
+    read: Read,
+    settings: Settings,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    structure: Structure,
+    field: Option<Box<dyn ForceField + Send>>,
+}
+
+impl Loaded {
+    fn new(settings: &Settings) -> Result<Self, Failure> {
+        let read = settings.read()?;
+        let (mut members, mut fingerprints) = (Vec::new(), Vec::new());
+        for (index, model) in settings.models.iter().enumerate() {
+            let artifact = tesseral_loader::artifact(model.as_deref())?;
+            let fingerprint = tesseral_loader::fingerprint(&artifact)?;
+            if let Some(expected) = settings.fingerprints.as_ref().and_then(|all| all.get(index))
+                && *expected != fingerprint
+            {
+                let name = model.as_deref().unwrap_or("built-in");
+                return Err(Failure::new(format!("the weights of the model {name} are not those that were pickled"))
+                    .hint("the file has changed since, or the name means another model here: make the object anew"));
+            }
+            // What the machine has free says nothing of the memory of a GPU.
+            let here = matches!(read.device, DeviceChoice::Cpu | DeviceChoice::Auto);
+            let options = Options {
+                dtype: read.dtype,
+                head: settings.head.clone(),
+                engine: read.engine,
+                memory: settings.memory.or_else(|| machine::available_memory().filter(|_| here)),
+                device: read.device.clone(),
+            };
+            // A model may have been renamed: its name is part of results' provenance.
+            let key = format!("{} {fingerprint} {} {:?}", artifact.header().name, settings.computed(&read), settings.memory);
+            members.push(Process::current().potential(&key, || Ok(Potential::new(&artifact, &options)?))?);
+            fingerprints.push(fingerprint);
+        }
+        Ok(Self { members, fingerprints, read, settings: settings.clone(), state: Mutex::default() })
+    }
+
+    /// The same models for another structure.
+    fn copied(&self) -> Self {
+        let Read { device, dtype, engine, threads } = &self.read;
+        let read = Read { device: device.clone(), dtype: *dtype, engine: *engine, threads: *threads };
+        let (members, fingerprints) = (self.members.clone(), self.fingerprints.clone());
+        Self { members, fingerprints, read, settings: self.settings.clone(), state: Mutex::default() }
+    }
+
+    /// How far beyond the cutoff neighbours are listed for a structure whose atoms move, Å.
+    fn skin(&self) -> f64 {
+        let on_device = self.members.iter().any(|member| !member.devices().is_empty());
+        self.settings.skin.unwrap_or(if on_device { DEVICE_SKIN } else { 0.0 })
+    }
+
+    /// What computes, in the words of the command line, so that a run is gone on with by nothing else.
+    pub(crate) fn identity(&self) -> String {
+        let models = self.members.iter().zip(&self.fingerprints).map(|(member, print)| format!("{} [{print}]", member.header().name));
+        format!("{} ({})", models.collect::<Vec<_>>().join(" + "), self.settings.computed(&self.read))
+    }
+
+    /// Something that moves atoms, with neighbours listed `skin` (Å) beyond the cutoff.
+    pub(crate) fn force_field(&self, skin: f64) -> Result<Box<dyn ForceField + Send>, InferError> {
+        Ok(match self.members.as_slice() {
+            [only] => Box::new(PotentialField::new(only.clone(), skin)),
+            _ => Box::new(self.committee(skin)?),
+        })
+    }
+
+    fn committee(&self, skin: f64) -> Result<Committee<PotentialField>, InferError> {
+        let committee = Committee::new(self.members.iter().map(|m| PotentialField::new(m.clone(), skin)).collect())?;
+        Ok(match self.settings.stop_above {
+            None => committee,
+            Some(limit) => committee.stop_above(limit),
+        })
+    }
+
+    fn evaluate(&self, structures: &[Structure]) -> Result<Vec<Result<(Evaluation, Option<Spread>), ForceError>>, Failure> {
+        Ok(match self.members.as_slice() {
+            [only] => only.evaluate(structures).into_iter().map(|r| r.map(|e| (e, None)).map_err(ForceError::new)).collect(),
+            // Lists of neighbours are not kept: the skin is for nothing.
+            _ => self.committee(0.0)?.evaluate_with_spread(structures).into_iter().map(|r| r.map(|(e, s)| (e, Some(s)))).collect(),
+        })
+    }
+
+    /// Whether all models know the elements of a structure, and it can be evaluated at all: before anything is written.
+    pub(crate) fn check(&self, structure: &Structure) -> Result<(), Failure> {
+        if structure.is_empty() {
+            return Err(InferError::NoAtoms.into());
+        }
+        structure.validate()?;
+        for member in &self.members {
+            let known = member.header().elements();
+            if let Some(atom) = structure.numbers.iter().position(|z| !known.contains(z)) {
+                let symbol = tesseral_atoms::elements::symbol(structure.numbers[atom]).unwrap_or("X");
+                return Err(Failure::input(format!("{} does not know {symbol} (atom {atom})", member.header().name))
+                    .hint("`Potential.elements` lists the elements of a model"));
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        if self.state.is_poisoned() {
+            // What a panic has left behind is not gone on with.
+            *locked(&self.state) = State::default();
+            self.state.clear_poison();
+        }
+        locked(&self.state)
+    }
+}
+
+/// One or several models for one precision, device and head.
+#[pyclass(module = "tesseral._core", frozen)]
+pub(crate) struct Field {
+    settings: Settings,
+    threads: usize,
+    loaded: PerProcess<Mutex<Option<Arc<Loaded>>>>,
+}
+
+impl Field {
+    fn made(settings: Settings, loaded: Loaded) -> Self {
+        let threads = loaded.read.threads;
+        let settings = Settings { fingerprints: Some(loaded.fingerprints.clone()), ..settings };
+        let field = Self { settings, threads, loaded: PerProcess::new() };
+        field.loaded.get(|_| Mutex::new(Some(Arc::new(loaded))));
+        field
+    }
+
+    pub(crate) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The models in this process: a child loads them anew.
+    pub(crate) fn loaded(&self) -> Result<Arc<Loaded>, Failure> {
+        let mut forked = false;
+        let slot = self.loaded.get(|has_parent| {
+            forked = has_parent;
+            Mutex::new(None)
+        });
+        let mut loaded = locked(slot);
+        if let Some(loaded) = &*loaded {
+            return Ok(loaded.clone());
+        }
+        if forked && !matches!(self.settings.device.as_str(), "cpu" | "emulated") {
+            return Err(Failure::new(format!(
+                "`{}` cannot be used in a process that was forked from one that uses it",
+                self.settings.device
+            ))
+            .hint("start processes by multiprocessing.get_context(\"spawn\"), or make the potential in the child only"));
+        }
+        Ok(loaded.insert(Arc::new(Loaded::new(&self.settings)?)).clone())
+    }
+
+    fn header<R>(&self, py: Python<'_>, read: impl FnOnce(&[&Header]) -> R + Send) -> PyResult<R>
+    where
+        R: Send,
+    {
+        detached(py, self.threads, |_| {
+            let loaded = self.loaded()?;
+            let headers: Vec<&Header> = loaded.members.iter().map(|m| m.header()).collect();
+            Ok(read(&headers))
+        })
+    }
+}
+
+#[pymethods]
+impl Field {
+    #[new]
+    fn new(py: Python<'_>, settings: Settings) -> PyResult<Self> {
+        let threads = number_of_threads(settings.threads).map_err(|failure| failure.raise(py))?;
+        // Loading differentiates nothing, but networks of radial functions are evaluated by all threads.
+        detached(py, threads, |pool| {
+            let loaded = pool.install(|| Loaded::new(&settings))?;
+            Ok(Self::made(settings, loaded))
+        })
+    }
+
+    /// The settings, with fingerprints of the weights.
+    #[getter]
+    fn settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
+    fn __getnewargs__(&self) -> (Settings,) {
+        (self.settings.clone(),)
+    }
+
+    /// The same models for another structure: nothing is loaded again.
+    fn copy(&self, py: Python<'_>) -> PyResult<Self> {
+        detached(py, self.threads, |_| Ok(Self::made(self.settings.clone(), self.loaded()?.copied())))
+    }
+
+    fn __copy__(&self, py: Python<'_>) -> PyResult<Self> {
+        self.copy(py)
+    }
+
+    fn __deepcopy__(&self, py: Python<'_>, _memo: &Bound<'_, PyAny>) -> PyResult<Self> {
+        self.copy(py)
+    }
+
+    /// What computes, in words.
+    #[getter]
+    fn identity(&self, py: Python<'_>) -> PyResult<String> {
+        detached(py, self.threads, |_| Ok(self.loaded()?.identity()))
+    }
+
+    /// Names of the models.
+    #[getter]
+    fn names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.header(py, |headers| headers.iter().map(|h| h.name.clone()).collect())
+    }
+
+    /// Licences of the models, where they say.
+    #[getter]
+    fn licences(&self, py: Python<'_>) -> PyResult<Vec<Option<String>>> {
+        self.header(py, |headers| headers.iter().map(|h| h.licence.clone()).collect())
+    }
+
+    /// Atomic numbers that all models know, in ascending order.
+    #[getter]
+    fn numbers(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
+        self.header(py, |headers| {
+            let known = |z: &u8| headers.iter().all(|h| h.elements().contains(z));
+            (1..=118u8).filter(|z| known(z)).map(u32::from).collect()
+        })
+    }
+
+    /// Their symbols.
+    #[getter]
+    fn elements(&self, py: Python<'_>) -> PyResult<Vec<&'static str>> {
+        let numbers = self.numbers(py)?;
+        Ok(numbers.into_iter().filter_map(|z| tesseral_atoms::elements::symbol(u8::try_from(z).ok()?)).collect())
+    }
+
+    /// The largest cutoff, Å.
+    #[getter]
+    fn cutoff(&self, py: Python<'_>) -> PyResult<f64> {
+        self.header(py, |headers| headers.iter().map(|h| h.cutoff()).fold(0.0, f64::max))
+    }
+
+    /// Heads (MACE) or modalities (SevenNet) of the first model.
+    #[getter]
+    fn heads(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.header(py, |headers| headers.first().map_or_else(Vec::new, |h| h.heads().to_vec()))
+    }
+
+    /// What the models ask for besides atoms and cell: names, and whether they belong to atoms.
+    #[getter]
+    fn inputs(&self, py: Python<'_>) -> PyResult<Vec<(String, bool)>> {
+        self.header(py, |headers| {
+            let mut inputs: Vec<(String, bool)> = Vec::new();
+            for header in headers {
+                if let Architecture::Mace(config) = &header.architecture {
+                    inputs.extend(config.fields.iter().map(|field| (field.name.clone(), field.per_atom)));
+                }
+            }
+            inputs.sort();
+            inputs.dedup();
+            inputs
+        })
+    }
+
+    /// Threads that compute.
+    #[getter]
+    fn num_threads(&self) -> usize {
+        self.threads
+    }
+
+    /// Energy, forces and stress of a structure whose atoms move from call to call.
+    fn calculate<'py>(&self, py: Python<'py>, arrays: Arrays<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let structure = arrays.to_structure().map_err(|failure| failure.raise(py))?;
+        drop(arrays);
+        let (evaluation, spread) = detached(py, self.threads, |pool| {
+            let loaded = self.loaded()?;
+            let mut guard = loaded.state();
+            let State { structure: place, field } = &mut *guard;
+            *place = structure;
+            let field = match field {
+                Some(field) => field,
+                None => field.insert(loaded.force_field(loaded.skin())?),
+            };
+            let mut evaluation = Evaluation::default();
+            pool.install(|| field.evaluate_into(place, &mut evaluation))?;
+            Ok((evaluation, field.spread().cloned()))
+        })?;
+        results(py, evaluation, spread)
+    }
+
+    /// Results of many structures. One that cannot be evaluated has an exception in its place, or, with `strict`, raises it.
+    fn evaluate<'py>(&self, py: Python<'py>, many: Vec<Arrays<'py>>, strict: bool) -> PyResult<Bound<'py, PyList>> {
+        let structures = to_structures(&many).map_err(|failure| failure.raise(py))?;
+        drop(many);
+        let evaluated = interruptible(py, self.threads, |stop| {
+            let loaded = self.loaded()?;
+            let mut results = Vec::with_capacity(structures.len());
+            let mut rest = structures.as_slice();
+            while !rest.is_empty() && !stop.load(Ordering::Relaxed) {
+                let mut atoms = 0;
+                let fits = |structure: &&Structure| {
+                    atoms += structure.len();
+                    atoms <= CHUNK.1
+                };
+                let count = rest.iter().take(CHUNK.0).take_while(fits).count().max(1);
+                let (chunk, others) = rest.split_at(count);
+                for result in loaded.evaluate(chunk)? {
+                    let result = result.map_err(|error| Failure::from(error).of_structure(results.len()));
+                    match result {
+                        Err(failure) if strict => return Err(failure),
+                        result => results.push(result),
+                    }
+                }
+                rest = others;
+            }
+            Ok(results)
+        })?;
+        let list = PyList::empty(py);
+        for result in evaluated {
+            match result {
+                Ok((evaluation, spread)) => list.append(results(py, evaluation, spread)?)?,
+                Err(failure) => list.append(failure.instance(py)?)?,
+            }
+        }
+        Ok(list)
+    }
+}
