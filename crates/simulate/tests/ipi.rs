@@ -154,10 +154,11 @@ fn settings(address: &Address) -> Settings {
     Settings { address: address.clone(), reconnect: Duration::from_secs(60), batch: None, extras: Extras::default() }
 }
 
-/// A client that serves to the end.
+/// A client that serves to the end, unless that does not come.
 fn serve(address: &Address, structure: &Structure, force_field: &mut dyn Serve) -> (Result<Ending, IpiError>, Counts) {
     let mut client = Client::new(settings(address), structure.clone(), force_field).unwrap();
-    let ending = client.run(&|| false, &mut |_| ());
+    let begin = Instant::now();
+    let ending = client.run(&|| begin.elapsed() > Duration::from_secs(120), &mut |_| ());
     (ending, *client.counts())
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct IpiArgs {
     pub(crate) structure: StructureArgs,
     #[command(flatten)]
     pub(crate) field: FieldArgs,
-    /// The unix socket: its name, as in i-PI's <address>, or its path
+    /// The unix socket: its name, as in the address of i-PI's ffsocket, or its path
     #[arg(long, value_name = "NAME|PATH", conflicts_with = "address")]
     pub(crate) unix: Option<String>,
     /// The machine where i-PI listens [default: localhost]

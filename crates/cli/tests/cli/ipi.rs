@@ -270,7 +270,7 @@ fn a_client_that_is_killed_or_interrupted_is_replaced() {
     let Some(programs) = programs() else { return };
     // (Replica exchange would not do: i-PI's systems draw random numbers in an order of chance.)
     let short = |sandbox: &Sandbox, socket: &str| {
-        shortened(sandbox, "path-integrals", socket, &[("2000", "8"), ("filename='out'", "filename='out' flush='1'")])
+        shortened(sandbox, "path-integrals", socket, &[("2000", "8"), ("filename='out'", "filename='out' flush='1'")]);
     };
     let undisturbed = Sandbox::new();
     let name = socket();

@@ -25,7 +25,9 @@
 //!
 //! # When something fails
 //! The protocol has no message for a failure. A client that cannot evaluate a structure closes the connection and ends with an error; i-PI then puts the request back and
-//! waits for another client, so that nothing is lost. Numbers that are not finite are never sent. Where the connection is lost, the client connects again
+//! waits for another client, so that nothing is lost. (i-PI 3.3.1 does not survive a connection that is *reset* while it waits for forces, as the system does where a process ends
+//! with something unread: the client reads what comes before it computes, and hangs up in order. What is left is a client that is killed in the instant before it reads.)
+//! Numbers that are not finite are never sent. Where the connection is lost, the client connects again
 //! ([`Settings::reconnect`]); a server that was restarted sends the positions again.
 
 mod address;
