@@ -37,9 +37,9 @@ impl Arguments {
             "lbfgs" => Method::Lbfgs,
             "precon-lbfgs" => Method::PreconditionedLbfgs,
             "fire" => Method::Fire,
-            "fire2" => Method::Fire2,
+            "fire-2006" => Method::Fire2006,
             other => {
-                return Err(Failure::input(format!("`{other}` is no method")).hint("auto, lbfgs, precon-lbfgs, fire and fire2 are"));
+                return Err(Failure::input(format!("`{other}` is no method")).hint("auto, lbfgs, precon-lbfgs, fire and fire-2006 are"));
             }
         };
         let cell = match self.cell.as_str() {

@@ -64,9 +64,9 @@ def test_relax_many():
 def test_relax_as_the_command_line(binary, tmp_path):
     many = [rattled(bulk("Si", cubic=True), 3), rattled(bulk("NaCl", "rocksalt", 5.7), 4)]
     write_extxyz(tmp_path / "in.extxyz", many)
-    command = [binary, "relax", "in.extxyz", "-o", "out.extxyz", "--json", "--max-force", "0.02", "--cell", "isotropic", "--method", "fire2"]
+    command = [binary, "relax", "in.extxyz", "-o", "out.extxyz", "--json", "--max-force", "0.02", "--cell", "isotropic", "--method", "fire"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    relaxed = tesseral.relax(many, max_force=0.02, cell="isotropic", method="fire2")
+    relaxed = tesseral.relax(many, max_force=0.02, cell="isotropic", method="fire")
     for line, atoms in zip(done.stdout.splitlines(), relaxed, strict=True):
         expected = json.loads(line)
         assert expected["energy"] == atoms.get_potential_energy()

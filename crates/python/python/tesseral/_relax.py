@@ -38,7 +38,7 @@ def relax(
     max_force: float = 0.01,
     max_stress: float = 0.1,
     steps: int = 500,
-    method: Literal["auto", "lbfgs", "precon-lbfgs", "fire", "fire2"] = "auto",
+    method: Literal["auto", "lbfgs", "precon-lbfgs", "fire", "fire-2006"] = "auto",
     max_step: float = 0.2,
     cell: Literal["fixed", "full", "isotropic", "fixed-volume"] = "fixed",
     strain: str | Sequence[str] | None = None,
