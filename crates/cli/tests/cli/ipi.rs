@@ -409,13 +409,16 @@ fn wrong_structures_are_refused() {
     sandbox.file("start.extxyz", SILICON);
     sandbox.file("three.xyz", "3\n\nSi 0 0 0\nSi 0 0 3\nSi 0 3 0\n");
     sandbox.file("input.xml", silicon_input(&socket, "", ""));
-    let _server = Running::start(&mut program(&programs, "i-pi", &sandbox, &["input.xml"]), &sandbox.path("log"));
+    let server = Running::start(&mut program(&programs, "i-pi", &sandbox, &["input.xml"]), &sandbox.path("log"));
     let text = sandbox.run(&["ipi", "three.xyz", "--unix", &socket]);
     assert!(text.contains("exit code 1") && text.contains("the server sends 2 atoms, the structure has 3"), "{text}");
     assert!(text.contains("hint: give the structure that i-PI begins with"), "{text}");
     // i-PI is still there.
     let text = sandbox.run(&["ipi", "start.extxyz", "--unix", &socket, "--batch", "4"]);
     assert!(text.contains("sends 1 structures at a time, not 4"), "{text}");
+    drop(server);
+    // What is killed leaves its socket.
+    std::fs::remove_file(format!("/tmp/ipi_{socket}")).ok();
 }
 
 #[test]
