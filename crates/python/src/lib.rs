@@ -3,10 +3,10 @@
 //! The package itself, in `python/tesseral`, is what people use: it knows `ase.Atoms`, arguments and their defaults, and the classes that results come in. This module
 //! takes arrays and plain values, computes without Python's lock, and gives arrays back.
 //!
-//! - [`process`]: threads by process, errors instead of panics, signals;
-//! - [`errors`], [`messages`]: exceptions and `logging`;
-//! - [`structures`]: arrays in and out;
-//! - [`field`]: models and their evaluation; [`relax`], [`md`], [`train`]: what moves atoms and trains.
+//! - `process`: threads by process, errors instead of panics, signals;
+//! - `errors`, `messages`: exceptions and `logging`;
+//! - `structures`: arrays in and out;
+//! - `field`: models and their evaluation; `relax`, `md`, `train`: what moves atoms and trains.
 
 mod errors;
 mod field;
