@@ -54,7 +54,7 @@ fn json_has_everything_and_what_is_held_stays() {
             .replace("0.1 0.0\n", "0.1 0.0 T\n")
             .replace("1.35 1.4\n", "1.35 1.4 F\n"),
     );
-    let lines = json_lines(&sandbox.stdout(&["relax", "two.extxyz", "--json", "--trajectory", "steps", "--method", "fire2"]));
+    let lines = json_lines(&sandbox.stdout(&["relax", "two.extxyz", "--json", "--trajectory", "steps", "--method", "fire"]));
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0]["positions"][0], serde_json::json!([0.05, 0.0, 0.0]));
     assert_eq!(lines[1]["positions"][1], serde_json::json!([1.4, 1.35, 1.4]));
