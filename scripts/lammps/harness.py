@@ -131,8 +131,12 @@ class Run:
 
     def table(self, name: str) -> np.ndarray:
         """The last frame of a dump in the folder, sorted by ID."""
-        text = (self.folder / name).read_text().split("ITEM: ATOMS")[-1].splitlines()[1:]
-        return np.array([[float(x) for x in line.split()] for line in text])
+        return self.frames(name)[-1]
+
+    def frames(self, name: str) -> list[np.ndarray]:
+        """All frames of a dump in the folder."""
+        parts = (self.folder / name).read_text().split("ITEM: ATOMS")[1:]
+        return [np.array([[float(x) for x in line.split()] for line in part.split("ITEM:")[0].splitlines()[1:]]) for part in parts]
 
 
 @dataclass

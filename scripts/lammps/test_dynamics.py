@@ -38,7 +38,7 @@ neigh_modify every 1 delay 0 check yes
 velocity all create {part["temperature"]} 4928 loop geom
 timestep {part["timestep"]}
 fix 1 {part["fix"]}
-dump d all custom {steps} atoms.dump id proc xu yu zu fx fy fz
+dump d all custom {max(1, steps)} atoms.dump id proc xu yu zu fx fy fz
 dump_modify d sort id format float %.17g
 thermo {part["thermo"]}
 thermo_style custom step temp pe ke etotal press vol
@@ -67,16 +67,19 @@ def thermo(output: str) -> np.ndarray:
 class Dynamics(LammpsTest):
     def test_atoms_crossing_ranks(self) -> None:
         # Hot enough that atoms change ranks and lists are made anew; the same trajectory on all numbers of ranks.
-        for model, structure, elements, steps in (
-            ("sevennet-0", diamond((2, 2, 1)), "Si", 20),
-            (self.golden(MACE), crystal((4, 4, 3), rattle=0.1), "Si O Fe", 40),
+        for model, structure, elements, steps, temperature in (
+            ("sevennet-0", diamond((2, 2, 1)), "Si", 20, 12000),
+            # Its middle layer is where two ranks meet.
+            (self.golden(MACE), crystal((3, 4, 3), rattle=0.1), "Si O Fe", 25, 4000),
         ):
             self.write("structure.data", structure.data(elements.split()))
             first = None
             for ranks, before in ((1, ""), (2, "processors 2 1 1"), (4, "processors 2 2 1"), (4, "comm_style tiled")):
+                if before == "comm_style tiled" and model == "sevennet-0":
+                    continue    # that cell is smaller than the ghost cutoff, which tiled domains cannot be
                 after = "fix b all balance 5 1.0 rcb" if before == "comm_style tiled" else ""
-                run = self.lammps(dynamics(structure, model, elements, steps, temperature="12000", before=before, after=after), ranks)
-                frames = [np.array([[float(x) for x in line.split()] for line in frame.splitlines()[1:]]) for frame in (self.folder / "atoms.dump").read_text().split("ITEM: ATOMS")[1:]]
+                run = self.lammps(dynamics(structure, model, elements, steps, temperature=str(temperature), before=before, after=after), ranks)
+                frames = run.frames("atoms.dump")
                 found = (run.result(), frames[-1], thermo(run.output))
                 self.assertNotIn("Neighbor list builds = 0", run.output)
                 if first is None:
@@ -90,13 +93,12 @@ class Dynamics(LammpsTest):
     def test_energy_is_conserved(self) -> None:
         structure = diamond((2, 2, 1))
         self.write("structure.data", structure.data(["Si"]))
-        for dtype, ranks, drift in (("dtype f64 radial exact", 2, 2e-6), ("dtype f32", 2, 2e-5)):
-            run = self.lammps(dynamics(structure, "sevennet-0", "Si", 100, style=f"tesseral {dtype}", temperature="600", thermo="5"), ranks)
+        for dtype in ("dtype f64 radial exact", "dtype f32"):
+            run = self.lammps(dynamics(structure, "sevennet-0", "Si", 100, style=f"tesseral {dtype}", temperature="600", thermo="5"), 2)
             total = thermo(run.output)[:, 4] / len(structure)
             self.assertLess(np.max(np.abs(total - total[0])), 1e-3)
             self.assertLess(abs(np.mean(total[-5:]) - np.mean(total[:5])), 2e-4)
             self.assertGreater(np.ptp(thermo(run.output)[:, 2]), 0.1)
-            del drift
 
     @unittest.skipUnless(os.environ.get("TESSERAL_LONG"), "skipped because TESSERAL_LONG is not set: 10,000 steps")
     def test_drift_over_ten_thousand_steps(self) -> None:
@@ -139,7 +141,8 @@ print "RESULT $(pe:%.17g) $(etotal:%.17g) $(press:%.17g) $(vol:%.17g)"
         fewer = Structure(structure.cell, structure.symbols[1:], structure.positions[1:])
         self.write("structure.data", structure.data(["Si"]))
         text = dynamics(structure, "sevennet-0", "Si", 0, temperature="1")
-        text += """delete_atoms id 1
+        text += """group gone id 1
+delete_atoms group gone compress no
 run 0
 print "FEWER $(pe:%.17g)"
 pair_style tesseral dtype f32

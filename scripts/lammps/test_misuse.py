@@ -62,7 +62,7 @@ class Misuse(LammpsTest):
         self.structure = crystal((2, 2, 2))
         self.write("structure.data", self.structure.data(["Si", "O", "Fe"]))
 
-    def refused(self, *messages: str, ranks: tuple[int, ...] = (1, 2), **changes: str) -> None:
+    def refused(self, *messages: str, ranks: tuple[int, ...] = (2,), **changes: str) -> None:
         text = static_input(self.structure, "sevennet-0", "Si O Fe", **changes)
         for count in ranks:
             with self.subTest(ranks=count, **changes):
@@ -101,8 +101,13 @@ class Misuse(LammpsTest):
         self.refused("head", "r2scan", coeff=f"* * {two} Si O Fe")
 
     def test_devices(self) -> None:
-        self.refused("gpu", "hint", style="tesseral device gpu")
-        self.refused("cuda", style="tesseral device cuda")
+        self.refused("`gpu` is no device", "cpu, cuda", style="tesseral device gpu")
+        self.refused("built without CUDA", "hint", style="tesseral device cuda")
+
+    def test_failure_of_a_step(self) -> None:
+        # One atom leaves for infinity: the rank that has it fails, and all end, rather than wait in an exchange.
+        broken = "group one id 1\nvelocity one set 1e306 0 0 units box\ntimestep 1e6\nfix 1 all nve\nneigh_modify every 1000 delay 1000 check no\n"
+        self.refused("Pair style tesseral: ", "position", ranks=(1, 2, 4), after=broken, run="run 5")
 
     def test_settings_of_lammps(self) -> None:
         self.refused("wants newton on", "hint", before="newton off")
@@ -111,7 +116,7 @@ class Misuse(LammpsTest):
         self.refused("units metal or real, not lj", units="lj")
         self.refused("`neigh_modify exclude`", "hint", after="neigh_modify exclude type 1 2")
         self.refused("`neigh_modify exclude`", after="group g id 1 2\nneigh_modify exclude group g g")
-        self.refused("`neigh_modify include`", after="group g id 1 2\nneigh_modify include g\natom_modify first g")
+        self.refused("`neigh_modify include`", after="group g id 1 2\natom_modify first g\nneigh_modify include g")
 
     def test_small_cells(self) -> None:
         # What LAMMPS itself cannot do: tiled domains whose ghosts would be more than one box away.

@@ -101,7 +101,7 @@ void PairTesseral::settings(int narg, char **arg)
   for (int i = 0; i < narg; i += 2) {
     const std::string key = arg[i];
     if (key != "dtype" && key != "device" && key != "head" && key != "threads" && key != "radial")
-      error->all(FLERR, "Pair style tesseral has no keyword " + key + "\nhint: pair_style tesseral [dtype f32|f64] [device cpu] [head NAME] "
+      error->all(FLERR, "Pair style tesseral has no keyword " + key + "\nhint: pair_style tesseral [dtype f32|f64] [device cpu|cuda|cuda:N] [head NAME] "
                         "[threads N] [radial tables|exact]; the model is named by pair_coeff");
     if (i + 1 == narg) error->all(FLERR, "Pair style tesseral: keyword " + key + " wants a value");
     const std::string value = arg[i + 1];
@@ -279,7 +279,8 @@ void PairTesseral::init_list(int id, NeighList *given)
 {
   Pair::init_list(id, given);
   listed = nullptr;
-  check_list();
+  // What the list leaves out LAMMPS fills in later.
+  list_checked = false;
 }
 
 /* ----------------------------------------------------------------------
@@ -375,6 +376,8 @@ bool PairTesseral::prepare_atoms()
 void PairTesseral::compute(int eflag, int vflag)
 {
   ev_init(eflag, vflag);
+  if (!list_checked) check_list();
+  list_checked = true;
   const int owned = atom->nlocal;
   const int all = owned + atom->nghost;
 

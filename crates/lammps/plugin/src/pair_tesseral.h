@@ -65,6 +65,7 @@ class PairTesseral : public Pair {
   std::vector<int32_t> counts;         // of neighbours of owned atoms
   std::vector<const int32_t *> firsts;
   std::vector<double> forces, energies, virials;    // only where units are converted
+  bool list_checked = false;
   class NeighList *listed = nullptr;    // the list that the last step was computed with
   bigint listed_at = -1;                // and the count of builds it comes from
 
