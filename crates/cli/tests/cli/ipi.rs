@@ -300,7 +300,7 @@ fn a_client_that_is_killed_or_interrupted_is_replaced() {
     let mut second = client(&sandbox, &args, "second");
     wait_for(5);
     assert!(Command::new("kill").args(["-INT", &second.0.id().to_string()]).status().unwrap().success());
-    assert_eq!(second.finish(), 1);
+    assert_eq!(second.finish(), 130);
     assert!(read(&sandbox, "second").contains("interrupted; i-PI waits for another client"), "{}", read(&sandbox, "second"));
     let mut third = client(&sandbox, &args, "third");
     assert_eq!(third.finish(), 0, "{}", read(&sandbox, "third"));
