@@ -67,3 +67,18 @@ pub fn golden(family: &str) -> Vec<Golden> {
 pub fn first_head(artifact: &Artifact) -> Option<String> {
     artifact.header().heads().first().cloned()
 }
+
+/// Rattled rock salt of `8 · repeats³` atoms of two elements, by numbers of `random` between −1 and 1.
+pub fn rock_salt(repeats: usize, a: f64, elements: [u8; 2], mut random: impl FnMut() -> f64) -> Structure {
+    let mut crystal = Structure { pbc: [true; 3], ..Structure::default() };
+    for k in 0..3 {
+        crystal.cell.vectors[k][k] = a * repeats as f64;
+    }
+    let side = 2 * repeats;
+    for n in 0..side.pow(3) {
+        let site = [n / (side * side), n / side % side, n % side];
+        crystal.positions.push(site.map(|x| x as f64 * 0.5 * a + 0.08 * random()));
+        crystal.numbers.push(elements[site.iter().sum::<usize>() % 2]);
+    }
+    crystal
+}

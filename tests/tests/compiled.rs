@@ -136,17 +136,7 @@ fn nequip_models() {
 /// Rattled rock salt of `2 · repeats³ · 4` atoms of two elements: several domains for every pass.
 fn crystal(repeats: usize, a: f64, elements: [u8; 2]) -> Structure {
     let mut random = tesseral_testkit::Random::new(11);
-    let mut crystal = Structure { pbc: [true; 3], ..Structure::default() };
-    for k in 0..3 {
-        crystal.cell.vectors[k][k] = a * repeats as f64;
-    }
-    let side = 2 * repeats;
-    for n in 0..side.pow(3) {
-        let site = [n / (side * side), n / side % side, n % side];
-        crystal.positions.push(site.map(|x| x as f64 * 0.5 * a + 0.08 * random.number()));
-        crystal.numbers.push(elements[site.iter().sum::<usize>() % 2]);
-    }
-    crystal
+    tesseral_tests::rock_salt(repeats, a, elements, || random.number())
 }
 
 fn built_in() -> Artifact {

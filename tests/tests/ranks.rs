@@ -60,16 +60,7 @@ const BRICKS: [[usize; 3]; 4] = [[1, 1, 1], [2, 1, 1], [1, 1, 3], [2, 2, 1]];
 /// Rattled rock salt of `8 · repeats³` atoms, sheared if wanted.
 fn crystal(repeats: usize, a: f64, elements: [u8; 2], shear: f64) -> Structure {
     let mut random = Random::new(11);
-    let mut crystal = Structure { pbc: [true; 3], ..Structure::default() };
-    for k in 0..3 {
-        crystal.cell.vectors[k][k] = a * repeats as f64;
-    }
-    let side = 2 * repeats;
-    for n in 0..side.pow(3) {
-        let site = [n / (side * side), n / side % side, n % side];
-        crystal.positions.push(site.map(|x| x as f64 * 0.5 * a + 0.08 * random.number()));
-        crystal.numbers.push(elements[site.iter().sum::<usize>() % 2]);
-    }
+    let mut crystal = tesseral_tests::rock_salt(repeats, a, elements, || random.number());
     let sheared = |v: [f64; 3]| [v[0] + shear * v[1] - 0.5 * shear * v[2], v[1] + shear * v[2], v[2]];
     crystal.cell.vectors = crystal.cell.vectors.map(sheared);
     crystal.positions.iter_mut().for_each(|r| *r = sheared(*r));

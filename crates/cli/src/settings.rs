@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use tesseral_atoms::{Evaluation, ForceError, ForceField, Spread, Structure};
 use tesseral_infer::compiled::MemoryPlan;
-use tesseral_infer::{Committee, DeviceChoice, Dtype, Engine, InferError, Options, Potential, PotentialField, machine};
+use tesseral_infer::{Dtype, Engine, Members, Options, Potential};
 use tesseral_loader::{artifact, fingerprint};
 use tesseral_potentials::artifact::Artifact;
 use tesseral_train::TrainError;
@@ -31,33 +31,35 @@ pub(crate) fn share_cores(communicator: &dyn Communicator) -> Result<()> {
 
 /// A potential ready to evaluate.
 pub(crate) fn potential(artifact: &Artifact, head: Option<&str>, dtype: DtypeArg, engine: &EngineArgs) -> Result<Potential> {
-    let dtype = match dtype {
-        DtypeArg::F32 => Dtype::F32,
-        DtypeArg::F64 => Dtype::F64,
-    };
+    Ok(Potential::new(artifact, &options(head, dtype, engine)?)?)
+}
+
+fn options(head: Option<&str>, dtype: DtypeArg, engine: &EngineArgs) -> Result<Options> {
     if engine.exact_radial && engine.engine == EngineArg::Differentiable {
         let message = "--exact-radial is about the compiled engine: the differentiable one has no tables";
         return Err(Hinted::new(message).usage().into());
     }
-    // What the machine has free says nothing of the memory of a GPU.
-    let here = matches!(engine.device.device, DeviceChoice::Cpu | DeviceChoice::Auto);
-    let memory = engine.memory.or_else(|| machine::available_memory().filter(|_| here));
-    let kind = match engine.engine {
-        EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
-        EngineArg::Differentiable => Engine::Differentiable,
+    let options = Options {
+        dtype: match dtype {
+            DtypeArg::F32 => Dtype::F32,
+            DtypeArg::F64 => Dtype::F64,
+        },
+        head: head.map(str::to_owned),
+        engine: match engine.engine {
+            EngineArg::Compiled => Engine::Compiled { exact_radial: engine.exact_radial },
+            EngineArg::Differentiable => Engine::Differentiable,
+        },
+        memory: engine.memory,
+        device: engine.device.device.clone(),
     };
-    Ok(Potential::new(
-        artifact,
-        &Options { dtype, head: head.map(str::to_owned), engine: kind, memory, device: engine.device.device.clone() },
-    )?)
+    Ok(options.within_free_memory())
 }
 
 /// One potential, or a committee of several, for commands that move atoms.
 pub(crate) struct Field {
     artifacts: Vec<Artifact>,
-    members: Vec<Arc<Potential>>,
-    computed: String,
-    stop_above: Option<f64>,
+    members: Members,
+    options: Options,
 }
 
 impl Field {
@@ -75,84 +77,52 @@ impl Field {
         let names: Vec<Option<&str>> =
             if args.models.is_empty() { vec![None] } else { args.models.iter().map(|m| Some(m.as_str())).collect() };
         let artifacts = names.into_iter().map(artifact).collect::<Result<Vec<_>, _>>()?;
-        let load =
-            |artifact: &Artifact| -> Result<_> { Ok(Arc::new(potential(artifact, args.head.as_deref(), args.dtype, &args.engine)?)) };
-        let members = artifacts.iter().map(load).collect::<Result<_>>()?;
-        Ok(Self { artifacts, members, computed: computed(args), stop_above: args.stop_above })
+        let options = options(args.head.as_deref(), args.dtype, &args.engine)?;
+        let load = |artifact: &Artifact| Potential::new(artifact, &options).map(Arc::new);
+        let members = Members::new(artifacts.iter().map(load).collect::<Result<_, _>>()?, args.stop_above);
+        Ok(Self { artifacts, members, options })
     }
 
-    /// What computes, so that a run is gone on with by nothing else: names and weights of the models, head, precision, engine, device.
+    /// What computes, so that a run is gone on with by nothing else.
     pub(crate) fn identity(&self) -> Result<String> {
-        let models = self.artifacts.iter().map(|artifact| Ok(format!("{} [{}]", artifact.header().name, fingerprint(artifact)?)));
-        Ok(format!("{} ({})", models.collect::<Result<Vec<_>>>()?.join(" + "), self.computed))
+        let fingerprints = self.artifacts.iter().map(fingerprint).collect::<Result<Vec<_>, _>>()?;
+        let names = self.artifacts.iter().map(|artifact| artifact.header().name.as_str());
+        Ok(tesseral_loader::identity(names.zip(fingerprints.iter().map(String::as_str)), &self.options))
     }
 
     /// Names of the models.
     pub(crate) fn name(&self) -> String {
-        self.members.iter().map(|m| m.header().name.as_str()).collect::<Vec<_>>().join(" + ")
+        self.members().iter().map(|m| m.header().name.as_str()).collect::<Vec<_>>().join(" + ")
     }
 
-    /// How many models there are.
+    /// The potentials of the models.
     pub(crate) fn members(&self) -> &[Arc<Potential>] {
-        &self.members
+        self.members.potentials()
     }
 
     /// Something that moves atoms, with neighbours listed `skin` (Å) beyond the cutoff. A committee ends where `--stop-above` says.
     pub(crate) fn force_field(&self, skin: f64) -> Result<Box<dyn ForceField>> {
-        Ok(match self.members.as_slice() {
-            [only] => Box::new(PotentialField::new(only.clone(), skin)),
-            _ => Box::new(self.committee(skin)?),
-        })
+        Ok(self.members.force_field(skin)?)
     }
 
     /// Energies, forces and stresses of many structures, with the disagreement of a committee.
     pub(crate) fn evaluate(&self, structures: &[Structure]) -> Vec<Result<(Evaluation, Option<Spread>), ForceError>> {
-        if let [only] = self.members.as_slice() {
-            return only.evaluate(structures).into_iter().map(|result| result.map(|e| (e, None)).map_err(ForceError::new)).collect();
-        }
-        // Lists of neighbours are not kept: the skin is for nothing.
-        match self.committee(0.0) {
-            Ok(mut committee) => {
-                committee.evaluate_with_spread(structures).into_iter().map(|result| result.map(|(e, spread)| (e, Some(spread)))).collect()
-            }
-            Err(error) => vec![Err(ForceError::new(error))],
-        }
-    }
-
-    fn committee(&self, skin: f64) -> Result<Committee<PotentialField>, InferError> {
-        let committee = Committee::new(self.members.iter().map(|m| PotentialField::new(m.clone(), skin)).collect())?;
-        Ok(match self.stop_above {
-            None => committee,
-            Some(limit) => committee.stop_above(limit),
-        })
+        self.members.evaluate(structures)
     }
 
     /// A rough measure of the work for a structure.
     pub(crate) fn cost(&self, structure: &Structure) -> usize {
-        self.members.iter().map(|m| m.cost(structure)).sum()
+        self.members().iter().map(|m| m.cost(structure)).sum()
     }
 
     /// Whether all models know the elements of a structure, and it can be evaluated at all: before anything is written.
     pub(crate) fn check(&self, structure: &Structure) -> Result<()> {
-        if structure.is_empty() {
-            return Err(InferError::NoAtoms.into());
-        }
-        structure.validate()?;
-        for member in &self.members {
-            let known = member.header().elements();
-            if let Some(atom) = structure.numbers.iter().position(|z| !known.contains(z)) {
-                let symbol = tesseral_atoms::elements::symbol(structure.numbers[atom]).unwrap_or("X");
-                return Err(Hinted::new(format!("{} does not know {symbol} (atom {atom})", member.header().name))
-                    .hint("`tesseral info MODEL` lists the elements of a model")
-                    .into());
-            }
-        }
-        Ok(())
+        Ok(self.members.check(structure)?)
     }
 
     /// What evaluating a structure takes, estimated, of all models together; `None` where that is not known.
     pub(crate) fn memory(&self, structure: &Structure) -> Option<MemoryPlan> {
-        let mut plans = self.members.iter().map(|m| m.memory(structure));
+        let mut plans = self.members().iter().map(|m| m.memory(structure));
         let first = plans.next()??;
         plans.try_fold(first, |sum, plan| {
             let plan = plan?;
@@ -164,23 +134,4 @@ impl Field {
     pub(crate) fn bytes(&self, structure: &Structure) -> Option<usize> {
         self.memory(structure).map(|plan| plan.bytes)
     }
-}
-
-/// How it is computed: precision, device, and what is not the default.
-fn computed(args: &FieldArgs) -> String {
-    let dtype = match args.dtype {
-        DtypeArg::F32 => "f32",
-        DtypeArg::F64 => "f64",
-    };
-    let mut text = format!("{dtype} on {}", args.engine.device.device);
-    if let Some(head) = &args.head {
-        text += &format!(", head {head}");
-    }
-    if args.engine.engine == EngineArg::Differentiable {
-        text += ", differentiable";
-    }
-    if args.engine.exact_radial {
-        text += ", exact radial functions";
-    }
-    text
 }

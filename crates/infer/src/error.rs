@@ -74,6 +74,16 @@ pub enum InferError {
         /// The largest allowed, eV/Å.
         limit: f64,
     },
+    /// An element that a model does not know.
+    #[error("{model} does not know {symbol} (atom {atom})")]
+    UnknownElement {
+        /// Name of the model.
+        model: String,
+        /// Symbol of the element.
+        symbol: String,
+        /// Index of the atom, from 0.
+        atom: usize,
+    },
     /// A committee of fewer than two.
     #[error("a committee needs two models at least, not {members}")]
     NoCommittee {
@@ -109,6 +119,7 @@ impl InferError {
                 Some("the structure is unlike what they were trained on: train on structures like it, or raise --stop-above".into())
             }
             Self::Domain(e) => e.hint().map(Into::into),
+            Self::UnknownElement { .. } => Some("`tesseral info MODEL` lists the elements of a model".into()),
             Self::Structure(_) | Self::NoAtoms | Self::NotStepped | Self::NoCommittee { .. } => None,
         }
     }

@@ -1,5 +1,7 @@
 //! A potential that is ready to be evaluated.
 
+use std::fmt;
+
 use candle_core::{DType, Device};
 use rayon::prelude::*;
 use tesseral_atoms::Structure;
@@ -53,6 +55,32 @@ pub struct Options {
     pub memory: Option<usize>,
     /// Where the compiled engine computes.
     pub device: DeviceChoice,
+}
+
+impl Options {
+    /// With what the machine has free as the limit of memory, unless there is one, or a GPU computes, of which that says nothing.
+    #[must_use]
+    pub fn within_free_memory(mut self) -> Self {
+        if self.memory.is_none() && matches!(self.device, DeviceChoice::Cpu | DeviceChoice::Auto) {
+            self.memory = crate::machine::available_memory();
+        }
+        self
+    }
+}
+
+/// What results depend on, in words: runs remember it, so that they are gone on with by nothing else.
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", if self.dtype == Dtype::F32 { "f32" } else { "f64" }, self.device)?;
+        if let Some(head) = &self.head {
+            write!(f, ", head {head}")?;
+        }
+        match self.engine {
+            Engine::Differentiable => f.write_str(", differentiable"),
+            Engine::Compiled { exact_radial: true } => f.write_str(", exact radial functions"),
+            Engine::Compiled { exact_radial: false } => Ok(()),
+        }
+    }
 }
 
 /// Edges that the differentiable engine evaluates together: enough to keep all threads busy, little enough that memory stays small.

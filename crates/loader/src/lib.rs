@@ -4,6 +4,7 @@
 
 mod error;
 
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 
@@ -83,11 +84,18 @@ pub fn fingerprint(artifact: &Artifact) -> Result<String, LoadError> {
     Ok(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
 }
 
+/// What a run was computed with, in words: the names and [fingerprints](fingerprint) of its models, and how they compute. What it was begun with it is gone on with.
+pub fn identity<'a>(models: impl IntoIterator<Item = (&'a str, &'a str)>, computed: &impl fmt::Display) -> String {
+    let models: Vec<String> = models.into_iter().map(|(name, fingerprint)| format!("{name} [{fingerprint}]")).collect();
+    format!("{} ({computed})", models.join(" + "))
+}
+
 fn built_in() -> Result<Artifact, LoadError> {
     Ok(Artifact::from_static(tesseral_models::default_artifact(), "the built-in model")?)
 }
 
-fn looks_like_path(model: &str) -> bool {
+/// Whether an argument is the path of a model whether or not there is such a file; other names may be known models.
+pub fn looks_like_path(model: &str) -> bool {
     let extension = Path::new(model).extension().and_then(|extension| extension.to_str());
     model.contains(['/', '\\']) || extension.is_some_and(|extension| MODEL_EXTENSIONS.contains(&extension))
 }

@@ -114,7 +114,10 @@ fn kind_of(cause: &(dyn Error + 'static)) -> Kind {
     let is_input = cause.is::<StructureError>()
         || cause.is::<DeviceChoiceError>()
         || cause.is::<ConfigError>()
-        || matches!(cause.downcast_ref(), Some(InferError::Structure(_) | InferError::NoAtoms | InferError::NoCommittee { .. }))
+        || matches!(
+            cause.downcast_ref(),
+            Some(InferError::Structure(_) | InferError::NoAtoms | InferError::NoCommittee { .. } | InferError::UnknownElement { .. })
+        )
         || matches!(cause.downcast_ref(), Some(SimulateError::Input { .. } | SimulateError::Structure(_)))
         || matches!(cause.downcast_ref(), Some(LoadError::Folder { .. }))
         || matches!(
@@ -155,6 +158,7 @@ fn hint_of(cause: &(dyn Error + 'static)) -> Option<String> {
 /// Hints of the libraries name flags of the command line; here they are arguments.
 fn in_python(hint: &str) -> String {
     let words = [
+        ("`tesseral info MODEL` lists the elements", "`Potential.elements` lists the elements"),
         ("`--engine differentiable`", "`engine=\"differentiable\"`"),
         ("`--device cpu`", "`device=\"cpu\"`"),
         ("--dtype f64", "dtype=\"float64\""),

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tesseral_atoms::{Evaluation, ForceError, ForceField, Spread, Structure};
-use tesseral_infer::{Committee, DeviceChoice, Dtype, Engine, InferError, Options, Potential, PotentialField, machine};
+use tesseral_atoms::{Evaluation, ForceField, Structure};
+use tesseral_infer::{DeviceChoice, Dtype, Engine, Members, Options, Potential};
 use tesseral_potentials::{Architecture, Header};
 
 use crate::errors::Failure;
@@ -42,10 +42,9 @@ pub(crate) struct Settings {
 }
 
 /// What is read of the settings.
+#[derive(Clone)]
 struct Read {
-    device: DeviceChoice,
-    dtype: Dtype,
-    engine: Engine,
+    options: Options,
     threads: usize,
 }
 
@@ -81,29 +80,14 @@ impl Settings {
             }
             _ => {}
         }
-        Ok(Read { device, dtype, engine, threads: number_of_threads(self.threads)? })
-    }
-
-    /// Precision, device and what is not the default, in the words of the command line: a run that was begun there is gone on with here.
-    fn computed(&self, read: &Read) -> String {
-        let dtype = if read.dtype == Dtype::F32 { "f32" } else { "f64" };
-        let mut text = format!("{dtype} on {}", read.device);
-        if let Some(head) = &self.head {
-            text += &format!(", head {head}");
-        }
-        if read.engine == Engine::Differentiable {
-            text += ", differentiable";
-        }
-        if self.exact_radial {
-            text += ", exact radial functions";
-        }
-        text
+        let options = Options { dtype, head: self.head.clone(), engine, memory: self.memory, device };
+        Ok(Read { options: options.within_free_memory(), threads: number_of_threads(self.threads)? })
     }
 }
 
 /// The models of one process, and the state of the structure whose atoms move.
 pub(crate) struct Loaded {
-    pub(crate) members: Vec<Arc<Potential>>,
+    pub(crate) members: Members,
     pub(crate) fingerprints: Vec<String>,
     read: Read,
     settings: Settings,
@@ -130,82 +114,37 @@ impl Loaded {
                 return Err(Failure::new(format!("the weights of the model {name} are not those that were pickled"))
                     .hint("the file has changed since, or the name means another model here: make the object anew"));
             }
-            // What the machine has free says nothing of the memory of a GPU.
-            let here = matches!(read.device, DeviceChoice::Cpu | DeviceChoice::Auto);
-            let options = Options {
-                dtype: read.dtype,
-                head: settings.head.clone(),
-                engine: read.engine,
-                memory: settings.memory.or_else(|| machine::available_memory().filter(|_| here)),
-                device: read.device.clone(),
-            };
             // A model may have been renamed: its name is part of results' provenance.
-            let key = format!("{} {fingerprint} {} {:?}", artifact.header().name, settings.computed(&read), settings.memory);
-            members.push(Process::current().potential(&key, || Ok(Potential::new(&artifact, &options)?))?);
+            let key =
+                format!("{} {:?}", tesseral_loader::identity([(&*artifact.header().name, &*fingerprint)], &read.options), settings.memory);
+            members.push(Process::current().potential(&key, || Ok(Potential::new(&artifact, &read.options)?))?);
             fingerprints.push(fingerprint);
         }
+        let members = Members::new(members, settings.stop_above);
         Ok(Self { members, fingerprints, read, settings: settings.clone(), state: Mutex::default() })
     }
 
     /// The same models for another structure.
     fn copied(&self) -> Self {
-        let Read { device, dtype, engine, threads } = &self.read;
-        let read = Read { device: device.clone(), dtype: *dtype, engine: *engine, threads: *threads };
-        let (members, fingerprints) = (self.members.clone(), self.fingerprints.clone());
-        Self { members, fingerprints, read, settings: self.settings.clone(), state: Mutex::default() }
+        Self {
+            members: self.members.clone(),
+            fingerprints: self.fingerprints.clone(),
+            read: self.read.clone(),
+            settings: self.settings.clone(),
+            state: Mutex::default(),
+        }
     }
 
     /// How far beyond the cutoff neighbours are listed for a structure whose atoms move, Å.
     fn skin(&self) -> f64 {
-        let on_device = self.members.iter().any(|member| !member.devices().is_empty());
+        let on_device = self.members.potentials().iter().any(|member| !member.devices().is_empty());
         self.settings.skin.unwrap_or(if on_device { DEVICE_SKIN } else { 0.0 })
     }
 
     /// What computes, in the words of the command line, so that a run is gone on with by nothing else.
     pub(crate) fn identity(&self) -> String {
-        let models = self.members.iter().zip(&self.fingerprints).map(|(member, print)| format!("{} [{print}]", member.header().name));
-        format!("{} ({})", models.collect::<Vec<_>>().join(" + "), self.settings.computed(&self.read))
-    }
-
-    /// Something that moves atoms, with neighbours listed `skin` (Å) beyond the cutoff.
-    pub(crate) fn force_field(&self, skin: f64) -> Result<Box<dyn ForceField + Send>, InferError> {
-        Ok(match self.members.as_slice() {
-            [only] => Box::new(PotentialField::new(only.clone(), skin)),
-            _ => Box::new(self.committee(skin)?),
-        })
-    }
-
-    fn committee(&self, skin: f64) -> Result<Committee<PotentialField>, InferError> {
-        let committee = Committee::new(self.members.iter().map(|m| PotentialField::new(m.clone(), skin)).collect())?;
-        Ok(match self.settings.stop_above {
-            None => committee,
-            Some(limit) => committee.stop_above(limit),
-        })
-    }
-
-    fn evaluate(&self, structures: &[Structure]) -> Result<Vec<Result<(Evaluation, Option<Spread>), ForceError>>, Failure> {
-        Ok(match self.members.as_slice() {
-            [only] => only.evaluate(structures).into_iter().map(|r| r.map(|e| (e, None)).map_err(ForceError::new)).collect(),
-            // Lists of neighbours are not kept: the skin is for nothing.
-            _ => self.committee(0.0)?.evaluate_with_spread(structures).into_iter().map(|r| r.map(|(e, s)| (e, Some(s)))).collect(),
-        })
-    }
-
-    /// Whether all models know the elements of a structure, and it can be evaluated at all: before anything is written.
-    pub(crate) fn check(&self, structure: &Structure) -> Result<(), Failure> {
-        if structure.is_empty() {
-            return Err(InferError::NoAtoms.into());
-        }
-        structure.validate()?;
-        for member in &self.members {
-            let known = member.header().elements();
-            if let Some(atom) = structure.numbers.iter().position(|z| !known.contains(z)) {
-                let symbol = tesseral_atoms::elements::symbol(structure.numbers[atom]).unwrap_or("X");
-                return Err(Failure::input(format!("{} does not know {symbol} (atom {atom})", member.header().name))
-                    .hint("`Potential.elements` lists the elements of a model"));
-            }
-        }
-        Ok(())
+        let names = self.members.potentials().iter().map(|member| member.header().name.as_str());
+        tesseral_loader::identity(names.zip(self.fingerprints.iter().map(String::as_str)), &self.read.options)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -266,7 +205,7 @@ impl Field {
     {
         detached(py, self.threads, |_| {
             let loaded = self.loaded()?;
-            let headers: Vec<&Header> = loaded.members.iter().map(|m| m.header()).collect();
+            let headers: Vec<&Header> = loaded.members.potentials().iter().map(|m| m.header()).collect();
             Ok(read(&headers))
         })
     }
@@ -386,7 +325,7 @@ impl Field {
             *place = structure;
             let field = match field {
                 Some(field) => field,
-                None => field.insert(loaded.force_field(loaded.skin())?),
+                None => field.insert(loaded.members.force_field(loaded.skin())?),
             };
             let mut evaluation = Evaluation::default();
             pool.install(|| field.evaluate_into(place, &mut evaluation))?;
@@ -411,7 +350,7 @@ impl Field {
                 };
                 let count = rest.iter().take(CHUNK.0).take_while(fits).count().max(1);
                 let (chunk, others) = rest.split_at(count);
-                for result in loaded.evaluate(chunk)? {
+                for result in loaded.members.evaluate(chunk) {
                     let result = result.map_err(|error| Failure::from(error).of_structure(results.len()));
                     match result {
                         Err(failure) if strict => return Err(failure),

@@ -34,6 +34,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<field::Field>()?;
     module.add_function(wrap_pyfunction!(zoo::models, module)?)?;
+    module.add_function(wrap_pyfunction!(zoo::looks_like_path, module)?)?;
     module.add_function(wrap_pyfunction!(relax::relax, module)?)?;
     module.add_function(wrap_pyfunction!(md::md, module)?)?;
     module.add_function(wrap_pyfunction!(md::read_frames, module)?)?;

@@ -174,11 +174,11 @@ impl Arguments {
             return Err(Failure::input(format!("skin={skin}: a length of at least 0 Å is needed")));
         }
         let model = format!("{}, skin {skin} Å", loaded.identity());
-        let make_field: MakeField<'l> = Box::new(move || Ok(loaded.force_field(skin).map_err(ForceError::new)?));
+        let make_field: MakeField<'l> = Box::new(move || Ok(loaded.members.force_field(skin).map_err(ForceError::new)?));
         let Some(structure) = structure.filter(|_| !self.resume) else {
             return self.resumed(loaded, &model, make_field);
         };
-        loaded.check(&structure)?;
+        loaded.members.check(&structure)?;
         let dynamics = self.dynamics(&structure)?;
         let settings = self.settings(&structure, &dynamics)?;
         dynamics.check(&structure)?;
@@ -201,7 +201,7 @@ impl Arguments {
             let message = format!("the run in {} was computed with {}, not with {model}", self.folder.display(), run.model());
             return Err(Failure::input(message).hint("give the same model, precision, device and skin, or begin another run"));
         }
-        loaded.check(run.initial())?;
+        loaded.members.check(run.initial())?;
         if let Some(steps) = self.steps(run.time_step())? {
             if (steps as f64) < run.progress().done {
                 let message = format!("the run has done {} steps already, {steps} are asked for", run.progress().done);

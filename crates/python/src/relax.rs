@@ -8,7 +8,7 @@ use pyo3::types::{PyDict, PyList};
 use tesseral_atoms::units::GPA;
 use tesseral_atoms::{Evaluation, Spread, Structure};
 use tesseral_simulate::relax::run::{Job, Run};
-use tesseral_simulate::relax::{CellFreedom, Method, Relaxation, Settings};
+use tesseral_simulate::relax::{CellFreedom, Method, Relaxation, Settings, strain_component};
 
 use crate::errors::Failure;
 use crate::field::Field;
@@ -53,17 +53,8 @@ impl Arguments {
         };
         let mut strain_mask = [self.strain.is_none(); 6];
         for name in self.strain.iter().flatten() {
-            let component = match name.as_str() {
-                "xx" => 0,
-                "yy" => 1,
-                "zz" => 2,
-                "yz" | "zy" => 3,
-                "zx" | "xz" => 4,
-                "xy" | "yx" => 5,
-                other => {
-                    return Err(Failure::input(format!("strain: `{other}` is no component")).hint("they are xx, yy, zz, yz, zx and xy"));
-                }
-            };
+            let wrong = || Failure::input(format!("strain: `{name}` is no component")).hint("they are xx, yy, zz, yz, zx and xy");
+            let component = strain_component(name).ok_or_else(wrong)?;
             strain_mask[component] = true;
         }
         if !cell.moves() && self.strain.is_some() {
@@ -133,10 +124,10 @@ pub(crate) fn relax<'py>(
         settings.check()?;
         let loaded = field.loaded()?;
         for (index, job) in jobs.iter().enumerate() {
-            loaded.check(&job.structure).map_err(|failure| failure.of_structure(index))?;
+            loaded.members.check(&job.structure).map_err(|error| Failure::from(error).of_structure(index))?;
         }
         // Structures in batches: lists of neighbours are not kept, the skin is for nothing.
-        let mut forces = loaded.force_field(0.0)?;
+        let mut forces = loaded.members.force_field(0.0)?;
         let mut relaxed: Vec<Option<Relaxed>> = jobs.iter().map(|_| None).collect();
         let mut run = Run::new(&jobs, &settings, &loaded.identity(), None)?;
         let mut label = |index: usize, relaxation: &Relaxation, spread: Option<&Spread>| {

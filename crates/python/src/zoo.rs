@@ -37,3 +37,9 @@ pub(crate) fn models(py: Python<'_>) -> PyResult<Bound<'_, PyList>> {
     }
     Ok(list)
 }
+
+/// Whether a model is called by its path, whether or not there is such a file.
+#[pyfunction]
+pub(crate) fn looks_like_path(model: &str) -> bool {
+    tesseral_loader::looks_like_path(model)
+}

@@ -14,8 +14,6 @@ from ._errors import InputError, TesseralError
 
 Model = None | str | os.PathLike
 DTYPES = {"float32": "float32", "f32": "float32", "single": "float32", "float64": "float64", "f64": "float64", "double": "float64"}
-# Extensions by which a name is a path whether or not the file is there.
-_EXTENSIONS = (".safetensors", ".model", ".pth", ".pt", ".ckpt", ".zip", ".nequip", ".pt2")
 
 
 def place(model: Model) -> str | None:
@@ -26,7 +24,7 @@ def place(model: Model) -> str | None:
     model = os.fspath(model)
     if not isinstance(model, str):
         raise TypeError(f"a model is a name, a path or None, not {type(model).__name__}")
-    if is_path or os.sep in model or model.endswith(_EXTENSIONS):
+    if is_path or _core.looks_like_path(model):
         return os.path.abspath(os.path.expanduser(model))
     return model
 

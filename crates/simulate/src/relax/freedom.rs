@@ -30,6 +30,19 @@ impl CellFreedom {
 /// Components of the strain, in Voigt order xx, yy, zz, yz, zx, xy, that may change.
 pub type StrainMask = [bool; 6];
 
+/// The component that is called so: xx, yy, zz, yz, zx, xy, or the two letters the other way round.
+pub fn strain_component(name: &str) -> Option<usize> {
+    Some(match name {
+        "xx" => 0,
+        "yy" => 1,
+        "zz" => 2,
+        "yz" | "zy" => 3,
+        "zx" | "xz" => 4,
+        "xy" | "yx" => 5,
+        _ => return None,
+    })
+}
+
 /// Voigt index of a component.
 const VOIGT: [[usize; 3]; 3] = [[0, 5, 4], [5, 1, 3], [4, 3, 2]];
 

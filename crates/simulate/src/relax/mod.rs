@@ -32,7 +32,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use tesseral_atoms::{ForceField, Structure};
 
-pub use freedom::{CellFreedom, Coordinates, Gradient, StrainMask, project};
+pub use freedom::{CellFreedom, Coordinates, Gradient, StrainMask, project, strain_component};
 pub use relaxation::{Ended, Relaxation, Saved, Summary};
 pub use symmetry::{Symmetry, space_group};
 

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tesseral_atoms::io::Format;
 use tesseral_atoms::units::GPA;
 use tesseral_simulate::relax::run::{Files, Job, Run, is_file_name};
-use tesseral_simulate::relax::{CellFreedom, Method, Settings};
+use tesseral_simulate::relax::{CellFreedom, Method, Settings, strain_component};
 
 use crate::args::{CellArg, MethodArg, RelaxArgs};
 use crate::commands::evaluate::frames_of;
@@ -55,20 +55,8 @@ pub(crate) fn run(args: &RelaxArgs) -> Result<Outcome> {
 fn settings(args: &RelaxArgs) -> Result<Settings> {
     let mut strain_mask = [args.strain.is_empty(); 6];
     for name in &args.strain {
-        let component = match name.trim() {
-            "xx" => 0,
-            "yy" => 1,
-            "zz" => 2,
-            "yz" | "zy" => 3,
-            "zx" | "xz" => 4,
-            "xy" | "yx" => 5,
-            other => {
-                return Err(Hinted::new(format!("--strain: `{other}` is no component"))
-                    .hint("they are xx, yy, zz, yz, zx and xy")
-                    .usage()
-                    .into());
-            }
-        };
+        let wrong = || Hinted::new(format!("--strain: `{name}` is no component")).hint("they are xx, yy, zz, yz, zx and xy").usage();
+        let component = strain_component(name.trim()).ok_or_else(wrong)?;
         strain_mask[component] = true;
     }
     let cell = match args.cell {
