@@ -7,7 +7,7 @@ use criterion::{BenchmarkGroup, Criterion, criterion_group, criterion_main, meas
 use tesseral_atoms::Structure;
 use tesseral_atoms::neighbors::neighbor_list;
 use tesseral_benches::{Images, Random, per, silicon};
-use tesseral_infer::domain::{self, NeighborRows};
+use tesseral_infer::domain::NeighborRows;
 use tesseral_infer::{DomainAtoms, DomainEvaluation, Dtype, Options, Potential, Threads};
 use tesseral_o3::{Irreps, Monomials, TensorProductPaths, symmetrised_basis};
 use tesseral_ops::radial::table::{Sample, Table};
@@ -117,7 +117,7 @@ fn contraction(c: &mut Criterion) {
     }
 }
 
-/// The same step through the interface for ranks, on as many threads: what ghosts and exchanges cost where nothing has to be sent.
+/// The same step through the interface for ranks, on as many threads: what ghosts cost where nothing has to be sent.
 fn as_a_rank(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, potential: &Potential, structure: &Structure) {
     let images = Images::new(structure, potential.header().cutoff() + 0.5);
     let elements = potential.header().elements();
@@ -125,13 +125,13 @@ fn as_a_rank(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, potential: &P
     let own = structure.numbers.iter().map(|&z| of(z));
     let species: Vec<u32> = own.chain(images.owners.iter().map(|&i| of(structure.numbers[i as usize]))).collect();
     let list = NeighborRows { offsets: &images.offsets, neighbors: &images.neighbors };
-    let atoms = DomainAtoms { owned: structure.len(), positions: &images.positions, species: &species, tags: None, neighbors: Some(&list) };
+    let (positions, owners) = (&images.positions, Some(images.owners.as_slice()));
+    let atoms = DomainAtoms { owned: structure.len(), positions, species: &species, tags: None, images: owners, neighbors: Some(&list) };
     let mut calculator = potential.domain(Threads::new(rayon::current_num_threads()).unwrap()).unwrap();
-    let mut exchange = domain::Images { owners: &images.owners };
     let mut to = DomainEvaluation::default();
-    calculator.evaluate_into(&atoms, &mut exchange, &mut to).unwrap();
+    calculator.evaluate_into(&atoms, None, &mut to).unwrap();
     let held = DomainAtoms { neighbors: None, ..atoms };
-    per(group, name, structure.len(), || calculator.evaluate_into(&held, &mut exchange, &mut to).unwrap());
+    per(group, name, structure.len(), || calculator.evaluate_into(&held, None, &mut to).unwrap());
 }
 
 /// A step of a calculator whose neighbour list stays.

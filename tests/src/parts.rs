@@ -17,6 +17,8 @@ pub struct Part {
     pub atoms: Vec<usize>,
     /// Lattice shift of each.
     pub shifts: Vec<[i32; 3]>,
+    /// Of each ghost the first atom here that it is a copy of, or itself; `None` where ranks are not told.
+    pub images: Option<Vec<u32>>,
     /// Where the neighbours of each own atom begin.
     pub offsets: Vec<usize>,
     /// Neighbours, as counted here.
@@ -32,6 +34,19 @@ impl Part {
             std::array::from_fn(|x| r[x] + (0..3).map(|k| f64::from(shift[k]) * cell[k][x]).sum::<f64>())
         };
         self.atoms.iter().zip(&self.shifts).map(at).collect()
+    }
+
+    /// Tells what ghosts are copies of.
+    pub fn tell(&mut self) {
+        let first = |ghost: usize| self.atoms.iter().position(|&atom| atom == self.atoms[ghost]).unwrap_or(ghost) as u32;
+        self.images = Some((self.owned..self.atoms.len()).map(first).collect());
+    }
+
+    /// Whether a row is exchanged: it is no copy, and some own atom sees it or a copy of it.
+    fn is_exchanged(&self, row: usize) -> bool {
+        let Some(images) = &self.images else { return true };
+        let image = |row: usize| row.checked_sub(self.owned).map_or(row as u32, |ghost| images[ghost]);
+        image(row) as usize == row && self.neighbors.iter().any(|&j| image(j as usize) as usize == row)
     }
 }
 
@@ -168,8 +183,10 @@ impl Link<'_> {
         self.hub.barrier.wait();
         {
             let rows = self.hub.rows.lock().expect("no thread panics here");
-            for (row, &atom) in numbers.chunks_exact_mut(width).zip(&part.atoms).skip(part.owned) {
-                row.iter_mut().zip(&rows[atom * width..]).for_each(|(to, from)| *to = T::of(*from));
+            for (k, (row, &atom)) in numbers.chunks_exact_mut(width).zip(&part.atoms).enumerate().skip(part.owned) {
+                // Nobody may read the others.
+                let of = |from: f64| T::of(if part.is_exchanged(k) { from } else { f64::NAN });
+                row.iter_mut().zip(&rows[atom * width..]).for_each(|(to, from)| *to = of(*from));
             }
         }
         self.hub.barrier.wait();
@@ -183,8 +200,9 @@ impl Link<'_> {
         let own: HashMap<usize, usize> = part.atoms[..part.owned].iter().enumerate().map(|(k, &atom)| (atom, k)).collect();
         for (other, back) in self.hub.parts.iter().zip(&self.hub.back) {
             let back = back.lock().expect("no thread panics here");
-            for (row, atom) in back.chunks_exact(width).zip(&other.atoms[other.owned..]) {
-                if let Some(&k) = own.get(atom) {
+            for (ghost, row) in back.chunks_exact(width).enumerate() {
+                let ghost = other.owned + ghost;
+                if let (Some(&k), true) = (own.get(&other.atoms[ghost]), other.is_exchanged(ghost)) {
                     numbers[k * width..(k + 1) * width].iter_mut().zip(row).for_each(|(to, from)| *to = T::of(to.get() + from));
                 }
             }
@@ -253,9 +271,14 @@ pub fn evaluate(
                         positions: &positions,
                         species: &species,
                         tags: Some(&tags),
+                        images: part.images.as_deref(),
                         neighbors: fresh.then_some(&list),
                     };
-                    calculator.evaluate_into(&atoms, &mut link, &mut to).map(|()| to)
+                    let exchange: &mut dyn Exchange = &mut link;
+                    // Where nobody is a stranger there is nothing to exchange.
+                    let alone =
+                        parts.len() == 1 && part.images.as_ref().is_some_and(|images| images.iter().all(|&i| (i as usize) < part.owned));
+                    calculator.evaluate_into(&atoms, (!alone).then_some(exchange), &mut to).map(|()| to)
                 })
             })
             .collect();

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly, and says what it finds")]
 
 use tesseral_atoms::{Structure, StructureError};
-use tesseral_infer::domain::{ExchangeError, ExchangeRows, Images, NO_SPECIES, NeighborRows};
+use tesseral_infer::domain::{ExchangeError, ExchangeRows, NO_SPECIES, NeighborRows};
 use tesseral_infer::{
     DeviceChoice, DomainAtoms, DomainCalculator, DomainError, DomainEvaluation, Dtype, Engine, Evaluation, Exchange, InferError, Options,
     Potential, Threads,
@@ -49,10 +49,25 @@ fn deviation(got: &Evaluation, want: &Evaluation) -> f64 {
     worst
 }
 
-fn together(potential: &Potential, structure: &Structure, bricks: [usize; 3], skin: f64, threads: usize) -> Result<Together, InferError> {
-    let parts = cut(structure, bricks, potential.header().cutoff() + skin);
+/// By parts whose ranks are told what ghosts are copies of, or are not told.
+fn told(
+    potential: &Potential,
+    structure: &Structure,
+    bricks: [usize; 3],
+    skin: f64,
+    threads: usize,
+    tell: bool,
+) -> Result<Together, InferError> {
+    let mut parts = cut(structure, bricks, potential.header().cutoff() + skin);
+    if tell {
+        parts.iter_mut().for_each(Part::tell);
+    }
     let species = species_of(structure, potential.header().elements())?;
     evaluate(structure, &species, &parts, &mut calculators(potential, parts.len(), threads)?, true, true)
+}
+
+fn together(potential: &Potential, structure: &Structure, bricks: [usize; 3], skin: f64, threads: usize) -> Result<Together, InferError> {
+    told(potential, structure, bricks, skin, threads, true)
 }
 
 const BRICKS: [[usize; 3]; 4] = [[1, 1, 1], [2, 1, 1], [1, 1, 3], [2, 2, 1]];
@@ -76,8 +91,8 @@ fn conforms(name: &str, artifact: &Artifact, frames: &[Structure]) -> bool {
     let mut worst = 0.0f64;
     for (k, frame) in frames.iter().enumerate() {
         let want = alone(&potential, frame);
-        for bricks in BRICKS {
-            match together(&potential, frame, bricks, 0.3, 1) {
+        for (bricks, tell) in BRICKS.into_iter().flat_map(|bricks| [(bricks, true), (bricks, false)]) {
+            match told(&potential, frame, bricks, 0.3, 1, tell) {
                 Ok(got) => worst = worst.max(deviation(&got.evaluation, &want)),
                 Err(InferError::Domain(DomainError::NeedsAll { .. })) => return false,
                 Err(error) => panic!("{name}, frame {k}, {bricks:?}: {error}"),
@@ -168,9 +183,9 @@ fn a_rank_without_atoms_and_one_without_edges() {
     // Nobody at all, without a ghost.
     let mut calculator = potential.domain(Threads::new(1).unwrap()).unwrap();
     let list = NeighborRows { offsets: &[0], neighbors: &[] };
-    let nobody = DomainAtoms { owned: 0, positions: &[], species: &[], tags: None, neighbors: Some(&list) };
+    let nobody = DomainAtoms { owned: 0, positions: &[], species: &[], tags: None, images: None, neighbors: Some(&list) };
     let mut to = DomainEvaluation::default();
-    calculator.evaluate_into(&nobody, &mut Images { owners: &[] }, &mut to).unwrap();
+    calculator.evaluate_into(&nobody, None, &mut to).unwrap();
     assert_eq!(to, DomainEvaluation::default());
 }
 
@@ -217,8 +232,11 @@ fn parts_on_devices() {
         for frame in [&golden.frames[0], slab] {
             assert!(frame.len() >= 6);
             let species = species_of(frame, here.header().elements()).unwrap();
-            for bricks in [[1, 1, 1], [3, 1, 1]] {
-                let parts = cut(frame, bricks, here.header().cutoff() + 0.2);
+            for (bricks, tell) in [([1, 1, 1], true), ([3, 1, 1], true), ([3, 1, 1], false)] {
+                let mut parts = cut(frame, bricks, here.header().cutoff() + 0.2);
+                if tell {
+                    parts.iter_mut().for_each(Part::tell);
+                }
                 let mut on_device = calculators(&there, parts.len(), 1).unwrap();
                 let got = evaluate(frame, &species, &parts, &mut on_device, true, false).unwrap();
                 let worst = deviation(&got.evaluation, &alone(&here, frame));
@@ -258,18 +276,30 @@ fn bits_do_not_depend_on_threads() {
     }
 }
 
+/// Farther than the skin of what the engine keeps of a list, and not farther than the list's own; the cell changes, too.
 #[test]
 fn lists_are_held_while_atoms_move() {
+    const SKIN: f64 = 1.6;
     let potential = potential(&built_in(), Dtype::F64, false).unwrap();
-    let mut structure = crystal(2, 5.64, [11, 17], 0.1);
-    let species = species_of(&structure, potential.header().elements()).unwrap();
-    let parts = cut(&structure, [2, 1, 1], potential.header().cutoff() + 0.5);
-    let mut calculators = calculators(&potential, 2, 1).unwrap();
-    let mut random = Random::new(3);
-    for step in 0..4 {
-        structure.positions.iter_mut().flatten().for_each(|x| *x += 0.03 * random.number());
-        let got = evaluate(&structure, &species, &parts, &mut calculators, step == 0, true).unwrap();
-        assert!(deviation(&got.evaluation, &alone(&potential, &structure)) < 1e-12);
+    for (bricks, tell) in [([1, 1, 1], true), ([2, 1, 1], true), ([2, 1, 1], false)] {
+        let mut structure = crystal(2, 5.64, [11, 17], 0.1);
+        let species = species_of(&structure, potential.header().elements()).unwrap();
+        let mut parts = cut(&structure, bricks, potential.header().cutoff() + SKIN);
+        if tell {
+            parts.iter_mut().for_each(Part::tell);
+        }
+        let mut calculators = calculators(&potential, parts.len(), 1).unwrap();
+        let listed = structure.positions.clone();
+        let mut random = Random::new(3);
+        for step in 0..9 {
+            structure.positions.iter_mut().flatten().for_each(|x| *x += 0.08 * random.number());
+            structure.cell.vectors[0][0] += 0.005;
+            let got = evaluate(&structure, &species, &parts, &mut calculators, step == 0, true).unwrap();
+            assert!(deviation(&got.evaluation, &alone(&potential, &structure)) < 1e-12, "step {step}");
+        }
+        let moved = |(a, b): (&[f64; 3], &[f64; 3])| (0..3).map(|x| (a[x] - b[x]).powi(2)).sum::<f64>().sqrt();
+        let farthest = listed.iter().zip(&structure.positions).map(moved).fold(0.0, f64::max);
+        assert!((0.35..0.5 * SKIN - 0.1).contains(&farthest), "{farthest}");
     }
 }
 
@@ -395,10 +425,11 @@ impl Three {
             positions: &self.positions,
             species: &self.species,
             tags: Some(&[101, 102, 103]),
+            images: None,
             neighbors: listed.then_some(&list),
         };
         let mut to = DomainEvaluation::default();
-        calculator.evaluate_into(&atoms, &mut Images { owners: &[] }, &mut to).map(|()| to)
+        calculator.evaluate_into(&atoms, None, &mut to).map(|()| to)
     }
 }
 
@@ -456,10 +487,11 @@ fn nobody_waits_for_a_rank_that_fails() {
         }
         let list = NeighborRows { offsets: &part.offsets, neighbors: &part.neighbors };
         let of_part: Vec<u32> = part.atoms.iter().map(|&i| species[i]).collect();
-        let atoms = DomainAtoms { owned: part.owned, positions: &positions, species: &of_part, tags: None, neighbors: Some(&list) };
+        let atoms =
+            DomainAtoms { owned: part.owned, positions: &positions, species: &of_part, tags: None, images: None, neighbors: Some(&list) };
         let mut calculator = potential.domain(Threads::new(1).unwrap()).unwrap();
         let mut link = hub.link(k);
-        let result = calculator.evaluate_into(&atoms, &mut link, &mut DomainEvaluation::default());
+        let result = calculator.evaluate_into(&atoms, Some(&mut link), &mut DomainEvaluation::default());
         (result, link.exchanges)
     };
     let [(good, first), (bad, second)] = std::thread::scope(|scope| [0, 1].map(|k| scope.spawn(move || run(k))).map(|t| t.join().unwrap()));
@@ -503,15 +535,16 @@ fn there_is_no_exchange_after_one_that_fails() {
     let mut calculator = potential.domain(Threads::new(2).unwrap()).unwrap();
     let three = Three::new(&potential);
     let list = NeighborRows { offsets: &three.offsets, neighbors: &three.neighbors };
-    let atoms = DomainAtoms { owned: 3, positions: &three.positions, species: &three.species, tags: None, neighbors: Some(&list) };
+    let atoms =
+        DomainAtoms { owned: 3, positions: &three.positions, species: &three.species, tags: None, images: None, neighbors: Some(&list) };
     for (at, direction) in [(1, "forward"), (4, "forward"), (5, "reverse"), (8, "reverse")] {
         let mut exchange = Failing { exchanges: 0, at, panics: false };
-        let error = calculator.evaluate_into(&atoms, &mut exchange, &mut DomainEvaluation::default()).unwrap_err();
+        let error = calculator.evaluate_into(&atoms, Some(&mut exchange), &mut DomainEvaluation::default()).unwrap_err();
         assert_eq!(error.to_string(), format!("the {direction} exchange between ranks failed: the line is dead"));
         assert_eq!(exchange.exchanges, at);
         let mut exchange = Failing { exchanges: 0, at, panics: true };
         let mut to = DomainEvaluation::default();
-        let call = std::panic::AssertUnwindSafe(|| calculator.evaluate_into(&atoms, &mut exchange, &mut to));
+        let call = std::panic::AssertUnwindSafe(|| calculator.evaluate_into(&atoms, Some(&mut exchange), &mut to));
         assert!(std::panic::catch_unwind(call).is_err());
         assert_eq!(exchange.exchanges, at);
     }

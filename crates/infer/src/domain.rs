@@ -21,8 +21,12 @@ pub struct DomainAtoms<'a> {
     pub species: &'a [u32],
     /// What messages call the atoms, if not by their index here. Copies of one atom have the same.
     pub tags: Option<&'a [i64]>,
-    /// The neighbours of each own atom, if they are others than in the last call. Every neighbour within the cutoff has to be there; those beyond it
-    /// are left out at each step.
+    /// Of each ghost the first atom here that it is a copy of, own or ghost, across a periodic boundary; itself if there is none before it. Copies share the
+    /// features of that atom, so that they cost nothing in exchanges, and what would be forces on them is among its forces. If it is not told, no ghost is a copy.
+    /// Looked at with a new list only.
+    pub images: Option<&'a [u32]>,
+    /// The neighbours of each own atom, if they are others than in the last call. Every neighbour within the cutoff has to be there for as long as the list is used; those
+    /// beyond it are left out at each step.
     pub neighbors: Option<&'a dyn Neighbors>,
 }
 
@@ -69,7 +73,9 @@ pub enum Numbers<'a> {
     F64(&'a mut [f64]),
 }
 
-/// A row of numbers for each atom: own atoms, then ghosts, in the caller's order. Rows are aligned to 8 bytes and multiples of 8 bytes long.
+/// A row of numbers for each atom: own atoms, then ghosts, in the caller's order. Rows are aligned to 8 bytes and multiples of 8 bytes long. Rows of ghosts that
+/// are copies of an atom here ([`DomainAtoms::images`]) hold nothing, and nobody reads them; nor does anybody read those of ghosts that are no own atom's neighbour, neither themselves nor
+/// by a copy.
 #[derive(Debug)]
 pub struct ExchangeRows<'a> {
     /// Numbers of a row.
@@ -94,47 +100,6 @@ pub trait Exchange {
     /// # Errors
     /// As [`Self::forward`].
     fn reverse(&mut self, rows: ExchangeRows<'_>) -> Result<(), ExchangeError>;
-}
-
-/// The exchange of a single rank, whose ghosts are its own atoms across periodic boundaries, or which has none.
-#[derive(Debug, Clone, Copy)]
-pub struct Images<'a> {
-    /// The own atom that each ghost is an image of.
-    pub owners: &'a [u32],
-}
-
-impl Images<'_> {
-    fn of<T: Copy + std::ops::AddAssign>(&self, numbers: &mut [T], width: usize, reverse: bool) -> Result<(), ExchangeError> {
-        let ghosts = self.owners.len() * width;
-        let first = numbers.len().checked_sub(ghosts).ok_or("more images than rows")?;
-        let (own, ghosts) = numbers.split_at_mut(first);
-        for (ghost, &owner) in ghosts.chunks_exact_mut(width).zip(self.owners) {
-            let own = own.get_mut(owner as usize * width..(owner as usize + 1) * width).ok_or("an image of no own atom")?;
-            if reverse {
-                own.iter_mut().zip(ghost).for_each(|(own, ghost)| *own += *ghost);
-            } else {
-                ghost.copy_from_slice(own);
-            }
-        }
-        Ok(())
-    }
-
-    fn rows(&self, rows: ExchangeRows<'_>, reverse: bool) -> Result<(), ExchangeError> {
-        match rows.numbers {
-            Numbers::F32(numbers) => self.of(numbers, rows.width, reverse),
-            Numbers::F64(numbers) => self.of(numbers, rows.width, reverse),
-        }
-    }
-}
-
-impl Exchange for Images<'_> {
-    fn forward(&mut self, rows: ExchangeRows<'_>) -> Result<(), ExchangeError> {
-        self.rows(rows, false)
-    }
-
-    fn reverse(&mut self, rows: ExchangeRows<'_>) -> Result<(), ExchangeError> {
-        self.rows(rows, true)
-    }
 }
 
 /// What a rank computes.
@@ -206,6 +171,20 @@ pub enum DomainError {
     /// A list that has pairs once.
     #[error("the list of neighbours is not full: of some pairs of own atoms only one has the other")]
     HalfList,
+    /// What is told about a ghost's copies cannot be.
+    #[error("ghost {ghost}, counted from 0 with own atoms first, cannot be a copy of atom {image}")]
+    Image {
+        /// The ghost, by its index.
+        ghost: usize,
+        /// The atom.
+        image: usize,
+    },
+    /// A ghost of another rank where there is no other.
+    #[error("the ghost {ghost} is no copy of an own atom, and there are no exchanges to ask others for it")]
+    Stranger {
+        /// The ghost.
+        ghost: usize,
+    },
     /// More neighbours than can be counted.
     #[error("{neighbors} neighbours are more than a rank can have")]
     TooMany {
@@ -244,6 +223,10 @@ impl DomainError {
             Self::HalfList => Some("ask for a full list; in LAMMPS, NeighConst::REQ_FULL"),
             Self::NoList { .. } => Some("give the list with the first atoms, and whenever their number or order changes"),
             Self::TooMany { .. } => Some("use more ranks, or check the cutoff and the units of the positions"),
+            Self::Image { .. } => Some(
+                "a ghost is a copy of an own atom or of an earlier ghost that is no copy itself, of the same species, or of none: itself",
+            ),
+            Self::Stranger { .. } => Some("say which atoms ghosts are copies of, or give functions that exchange rows"),
             Self::NeedsAll { .. } => Some("evaluate the system in one process"),
             Self::Exchange { .. } => Some("the message of the rank that failed first says why"),
             Self::Count { .. } | Self::Species { .. } | Self::Neighbor { .. } | Self::Threads { .. } => None,
@@ -312,7 +295,8 @@ impl DomainCalculator {
         Self { rank, threads }
     }
 
-    /// Energy, forces and virial of a rank's part of the system, in the memory of an earlier result. All ranks have to call it for every step, those
+    /// Energy, forces and virial of a rank's part of the system, in the memory of an earlier result. A rank that is alone has no exchange; all its ghosts are copies
+    /// of own atoms. All ranks have to call it for every step, those
     /// without atoms too: they meet in the exchanges. A rank that fails goes through the exchanges that are left nevertheless; what the others compute
     /// in that step is of no use, and they do not know.
     ///
@@ -321,7 +305,7 @@ impl DomainCalculator {
     pub fn evaluate_into(
         &mut self,
         atoms: &DomainAtoms<'_>,
-        exchange: &mut dyn Exchange,
+        exchange: Option<&mut dyn Exchange>,
         to: &mut DomainEvaluation,
     ) -> Result<(), InferError> {
         of_rank!(&mut self.rank, rank => rank.evaluate(atoms, exchange, &self.threads, to))

@@ -2,6 +2,16 @@
 //!
 //! [`Potential`] is the handle: an artifact made ready for one precision and head. It batches structures, checks them, and gives one result
 //! for each.
+//!
+//! # Memory
+//!
+//! Kernels read rows of features 64 bytes at a time. The system's allocator begins large blocks 16 bytes after a page, so that each read meets two lines of the
+//! cache, which takes a quarter longer; and it gives their pages back whenever they are freed. Programs should have an allocator that does neither, as all of Tesseral's do:
+//!
+//! ```ignore
+//! #[global_allocator]
+//! static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+//! ```
 
 mod calculator;
 pub mod compiled;

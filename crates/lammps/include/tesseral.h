@@ -25,7 +25,7 @@ extern "C" {
 
 /* The version of this interface. It changes whenever a program that was compiled for one version would misuse another; compare it with tesseral_abi() before
  * anything else is called. */
-#define TESSERAL_ABI 1
+#define TESSERAL_ABI 2
 
 /* What functions return. */
 #define TESSERAL_OK 0
@@ -103,8 +103,11 @@ typedef struct {
     const int32_t *species;  /* [owned + ghosts], of tesseral_species, or TESSERAL_NO_SPECIES: such an atom has no energy, no forces and no neighbours, and is
                                 nobody's neighbour, whatever the lists say; its row is exchanged like others */
     const int64_t *tags;     /* [owned + ghosts], or NULL: how messages call atoms, else by their index here. Copies of one atom have one tag */
+    const int32_t *images;   /* [ghosts], or NULL: of each ghost the first atom here, owned or ghost, that it is a copy of, across a periodic boundary; the ghost itself if there is
+                                none before it. Copies share the features of that atom, so that their rows need no exchange, and forces and virials that they
+                                would have are added to its. NULL: no ghost is taken for a copy, and rows of all are exchanged */
     uint32_t new_list;       /* 1: the atoms or the lists below are others than in the last call, or others in number or order. 0: only positions
-                                have changed; `species`, `counts` and `neighbors` are not looked at */
+                                have changed; `species`, `images`, `counts` and `neighbors` are not looked at */
     const int32_t *counts;   /* [owned] neighbours of each owned atom */
     const int32_t *const *neighbors; /* [owned] → [counts[i]], indices into owned and ghosts. Full: of two owned atoms each has the other. All within the cutoff have to be
                                 there for as long as the list is used; those farther away are left out at each step. Any order */
@@ -118,10 +121,11 @@ typedef struct {
  * Return 0, or anything else to give up: tesseral_compute then makes no further exchange and fails. */
 typedef struct {
     void *context;
-    /* Fill the rows of ghosts with those of their owners: a copy of bytes. */
+    /* Fill the rows of ghosts with those of their owners: a copy of bytes. Not those of copies (`images`), nor those of ghosts that are no owned atom's neighbour, neither
+     * themselves nor by a copy: what is there is not read. */
     int (*forward)(void *context, void *rows, size_t bytes);
-    /* Add the rows of ghosts to those of their owners, as numbers: of float if dtype is TESSERAL_F32, of double if it is TESSERAL_F64. What is left in the
-     * rows of ghosts is not read. */
+    /* Add the rows of ghosts to those of their owners, as numbers: of float if dtype is TESSERAL_F32, of double if it is TESSERAL_F64. The same rows as in `forward`:
+     * in those of copies there is nothing of use. What is left in the rows of ghosts is not read. */
     int (*reverse)(void *context, void *rows, size_t bytes, uint32_t dtype);
 } tesseral_exchange;
 
@@ -139,6 +143,8 @@ typedef struct {
 } tesseral_results;
 
 /* Energies, forces and virials of a rank's part of the system.
+ *
+ * `exchange` is NULL where there is one rank, all of whose ghosts are copies of owned atoms, as `images` says: then nothing is exchanged.
  *
  * Every rank has to call it for every step, those without atoms too: they meet in the exchanges. A rank that fails goes through the exchanges that are left, with
  * zeros, and returns its error then, so that nobody waits for it; what the other ranks return in that step is of no use, though their code is 0. So

@@ -20,8 +20,12 @@ use tesseral_potentials::{PotentialError, batch::species_of};
 
 use crate::error::{AbiError, guarded, guarded_or, utf8};
 
+/// Of this library alone, not of the program that loads it; see "Memory" of `tesseral_infer`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `TESSERAL_ABI` of the header.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// `tesseral_potential` of the header.
 pub struct TesseralPotential(Arc<Opened>);
@@ -66,6 +70,7 @@ pub struct TesseralAtoms {
     pub positions: *const f64,
     pub species: *const i32,
     pub tags: *const i64,
+    pub images: *const i32,
     pub new_list: u32,
     pub counts: *const i32,
     pub neighbors: *const *const i32,
@@ -421,7 +426,7 @@ fn add<const N: usize>(to: &mut [[f64; N]], from: &[[f64; N]]) {
 fn compute(
     domain: &mut TesseralDomain,
     atoms: &TesseralAtoms,
-    exchange: &TesseralExchange,
+    exchange: Option<&TesseralExchange>,
     results: &mut TesseralResults,
 ) -> Result<(), AbiError> {
     sized::<TesseralAtoms>("tesseral_atoms", atoms.size)?;
@@ -430,11 +435,12 @@ fn compute(
     let all = owned.checked_add(ghosts).filter(|all| *all < u32::MAX as usize);
     let all = all.ok_or(AbiError::Number { what: "owned + ghosts", given: atoms.owned, expected: "it has to fit 32 bits" })?;
     // SAFETY: the header says what these point to, for the time of the call.
-    let (positions, species, tags, forces, energies, virials) = unsafe {
+    let (positions, species, tags, images, forces, energies, virials) = unsafe {
         (
             array(atoms.positions.cast::<[f64; 3]>(), all, "positions")?,
             array(atoms.species.cast::<u32>(), if atoms.new_list == 0 { 0 } else { all }, "species")?,
             if atoms.tags.is_null() { None } else { Some(array(atoms.tags, all, "tags")?) },
+            if atoms.images.is_null() || atoms.new_list == 0 { None } else { Some(array(atoms.images.cast::<u32>(), ghosts, "images")?) },
             array_mut(results.forces.cast::<[f64; 3]>(), all, "forces")?,
             if results.atomic_energies.is_null() { None } else { Some(array_mut(results.atomic_energies, owned, "atomic_energies")?) },
             if results.atomic_virials.is_null() {
@@ -456,8 +462,9 @@ fn compute(
     };
     let evaluation = &mut domain.evaluation;
     evaluation.atomic_virials = virials.is_some().then(|| std::mem::take(&mut domain.virials));
-    let atoms = DomainAtoms { owned, positions, species, tags, neighbors: lists.as_ref().map(|lists| lists as &dyn Neighbors) };
-    domain.calculator.evaluate_into(&atoms, &mut Callbacks(exchange), evaluation)?;
+    let atoms = DomainAtoms { owned, positions, species, tags, images, neighbors: lists.as_ref().map(|lists| lists as &dyn Neighbors) };
+    let mut callbacks = exchange.map(Callbacks);
+    domain.calculator.evaluate_into(&atoms, callbacks.as_mut().map(|callbacks| callbacks as &mut dyn Exchange), evaluation)?;
     results.energy = evaluation.energy;
     results.virial = [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)].map(|(a, b)| evaluation.virial[a][b]);
     add(forces, &evaluation.forces);
@@ -487,7 +494,6 @@ pub unsafe extern "C" fn tesseral_compute(
         let (domain, atoms, exchange, results) = unsafe { (domain.as_mut(), atoms.as_ref(), exchange.as_ref(), results.as_mut()) };
         let domain = domain.ok_or(AbiError::Null { what: "the domain" })?;
         let atoms = atoms.ok_or(AbiError::Null { what: "tesseral_atoms" })?;
-        let exchange = exchange.ok_or(AbiError::Null { what: "tesseral_exchange" })?;
         let results = results.ok_or(AbiError::Null { what: "tesseral_results" })?;
         compute(domain, atoms, exchange, results)
     })

@@ -62,8 +62,8 @@ static void layout(void) {
     printf("options %zu %zu %zu %zu %zu %zu %zu\n", sizeof(tesseral_options), offsetof(tesseral_options, dtype), offsetof(tesseral_options, head),
            offsetof(tesseral_options, device), offsetof(tesseral_options, threads), offsetof(tesseral_options, ranks_here),
            offsetof(tesseral_options, exact_radial));
-    printf("atoms %zu %zu %zu %zu %zu %zu %zu %zu %zu %zu\n", sizeof(tesseral_atoms), offsetof(tesseral_atoms, owned), offsetof(tesseral_atoms, ghosts),
-           offsetof(tesseral_atoms, positions), offsetof(tesseral_atoms, species), offsetof(tesseral_atoms, tags), offsetof(tesseral_atoms, new_list),
+    printf("atoms %zu %zu %zu %zu %zu %zu %zu %zu %zu %zu %zu\n", sizeof(tesseral_atoms), offsetof(tesseral_atoms, owned), offsetof(tesseral_atoms, ghosts),
+           offsetof(tesseral_atoms, positions), offsetof(tesseral_atoms, species), offsetof(tesseral_atoms, tags), offsetof(tesseral_atoms, images), offsetof(tesseral_atoms, new_list),
            offsetof(tesseral_atoms, counts), offsetof(tesseral_atoms, neighbors), offsetof(tesseral_atoms, neighbor_mask));
     printf("exchange %zu %zu %zu\n", sizeof(tesseral_exchange), offsetof(tesseral_exchange, forward), offsetof(tesseral_exchange, reverse));
     printf("results %zu %zu %zu %zu %zu %zu\n", sizeof(tesseral_results), offsetof(tesseral_results, energy), offsetof(tesseral_results, virial),
@@ -71,8 +71,9 @@ static void layout(void) {
     printf("codes %d %d %d %u\n", TESSERAL_OK, TESSERAL_ERROR, TESSERAL_DEFECT, (unsigned)TESSERAL_ABI);
 }
 
-/* Standard input: dtype, owned, ghosts; x y z, symbol of each atom; owners of ghosts; for each owned atom the number of its neighbours, and them. */
-static void evaluate(void) {
+/* Standard input: dtype, owned, ghosts; x y z, symbol of each atom; owners of ghosts; for each owned atom the number of its neighbours, and them. Alone: ghosts are said to be copies,
+ * and nothing is exchanged. */
+static void evaluate(int alone) {
     tesseral_options options = {0};
     options.size = sizeof options;
     options.dtype = (uint32_t)number();
@@ -112,6 +113,7 @@ static void evaluate(void) {
     atoms.positions = positions;
     atoms.species = species;
     atoms.tags = tags;
+    atoms.images = alone ? owners : NULL;
     atoms.new_list = 1;
     atoms.counts = counts;
     atoms.neighbors = (const int32_t *const *)lists;
@@ -122,7 +124,7 @@ static void evaluate(void) {
     results.forces = forces;
     results.atomic_energies = energies;
     results.atomic_virials = virials;
-    check(tesseral_compute(domain, &atoms, &exchange, &results), "compute");
+    check(tesseral_compute(domain, &atoms, alone ? NULL : &exchange, &results), "compute");
 
     /* Again, with the list that is held, and without what is not needed; the domain holds its potential alive. Forces are added to. */
     double first = results.energy;
@@ -130,11 +132,12 @@ static void evaluate(void) {
     atoms.new_list = 0;
     atoms.species = NULL;
     atoms.tags = NULL;
+    atoms.images = NULL;
     atoms.counts = NULL;
     atoms.neighbors = NULL;
     results.atomic_energies = NULL;
     results.atomic_virials = NULL;
-    check(tesseral_compute(domain, &atoms, &exchange, &results), "compute");
+    check(tesseral_compute(domain, &atoms, alone ? NULL : &exchange, &results), "compute");
     if (first != results.energy) exit(4);
     for (int64_t i = 0; i < 3 * all; i++) forces[i] *= 0.5;
 
@@ -202,7 +205,7 @@ static void errors(void) {
     int32_t kinds[2] = {species, species}, counts[2] = {1, 1}, first[1] = {1}, second[1] = {0};
     const int32_t *lists[2] = {first, second};
     int64_t tags[2] = {11, 12};
-    tesseral_atoms good = {sizeof good, 2, 0, positions, kinds, tags, 1, counts, lists, 0}, bad;
+    tesseral_atoms good = {sizeof good, 2, 0, positions, kinds, tags, NULL, 1, counts, lists, 0}, bad;
     tesseral_exchange exchange = {&calls, forward, reverse}, broken;
     tesseral_results results = {sizeof results, 0, {0}, forces, NULL, NULL}, wrong;
     owned = 2;
@@ -210,7 +213,6 @@ static void errors(void) {
 
     say("no domain", tesseral_compute(NULL, &good, &exchange, &results));
     say("no atoms", tesseral_compute(domain, NULL, &exchange, &results));
-    say("no exchange", tesseral_compute(domain, &good, NULL, &results));
     say("no results", tesseral_compute(domain, &good, &exchange, NULL));
 #define WRONG(what, change) bad = good, change, say(what, tesseral_compute(domain, &bad, &exchange, &results))
     WRONG("atoms size", bad.size = 8);
@@ -241,6 +243,10 @@ static void errors(void) {
     positions[5] = 1e-4;
     say("spot", tesseral_compute(domain, &good, &exchange, &results));
     positions[5] = 2.5;
+    int32_t images[1] = {5};
+    WRONG("image", (bad.owned = 1, bad.ghosts = 1, bad.images = images));
+    bad = good, bad.owned = 1, bad.ghosts = 1;
+    say("alone", tesseral_compute(domain, &bad, NULL, &results));
     broken = exchange, broken.reverse = NULL;
     say("no reverse", tesseral_compute(domain, &good, &broken, &results));
     calls = 0, give_up_at = 3;
@@ -250,6 +256,7 @@ static void errors(void) {
     for (int x = 0; x < 6; x++)
         if (forces[x] != 1) exit(5);
     say("good", tesseral_compute(domain, &good, &exchange, &results));
+    say("good alone", tesseral_compute(domain, &good, NULL, &results));
     printf("force %d energy %d\n", fabs(forces[2] - 1) > 1e-3, results.energy < -1);
     tesseral_domain_free(domain);
     tesseral_domain_free(NULL);
@@ -260,7 +267,8 @@ static void errors(void) {
 int main(int argc, char **argv) {
     if (argc != 2 || tesseral_abi() != TESSERAL_ABI) return 9;
     if (!strcmp(argv[1], "layout")) layout();
-    if (!strcmp(argv[1], "evaluate")) evaluate();
+    if (!strcmp(argv[1], "evaluate")) evaluate(0);
+    if (!strcmp(argv[1], "alone")) evaluate(1);
     if (!strcmp(argv[1], "errors")) errors();
     return 0;
 }

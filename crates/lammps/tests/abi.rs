@@ -73,13 +73,14 @@ fn structs_are_those_of_the_header() {
             offset_of!(TesseralOptions, exact_radial)
         ),
         format!(
-            "atoms {} {} {} {} {} {} {} {} {} {}",
+            "atoms {} {} {} {} {} {} {} {} {} {} {}",
             size_of::<TesseralAtoms>(),
             offset_of!(TesseralAtoms, owned),
             offset_of!(TesseralAtoms, ghosts),
             offset_of!(TesseralAtoms, positions),
             offset_of!(TesseralAtoms, species),
             offset_of!(TesseralAtoms, tags),
+            offset_of!(TesseralAtoms, images),
             offset_of!(TesseralAtoms, new_list),
             offset_of!(TesseralAtoms, counts),
             offset_of!(TesseralAtoms, neighbors),
@@ -143,19 +144,22 @@ fn results_are_those_of_evaluate() {
         let potential = Potential::new(&artifact, &Options { dtype, ..Options::default() }).unwrap();
         for structure in structures() {
             let want = potential.evaluate(std::slice::from_ref(&structure)).remove(0).unwrap();
-            let output = run("evaluate", &input(&structure, dtype, potential.header().cutoff() + 0.4));
-            let lines: Vec<Vec<f64>> = output.lines().map(|line| line.split_whitespace().map(|x| x.parse().unwrap()).collect()).collect();
-            let close = |got: f64, want: f64, scale: f64| assert!((got - want).abs() < tolerance * scale, "{got} and {want}");
-            close(lines[0][0], want.energy, want.energy.abs());
-            let stress = want.stress.unwrap();
-            for (k, (a, b)) in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)].into_iter().enumerate() {
-                close(-lines[1][k] / structure.cell.volume(), stress[a][b], 0.1);
-                close(lines[2][k], lines[1][k], 10.0);
-            }
-            assert_eq!(lines.len() - 3, structure.len());
-            for (i, line) in lines[3..].iter().enumerate() {
-                close(line[0], want.atomic_energies[i], 5.0);
-                (0..3).for_each(|x| close(line[1 + x], want.forces[i][x], 1.0));
+            let input = input(&structure, dtype, potential.header().cutoff() + 0.4);
+            for output in [run("evaluate", &input), run("alone", &input)] {
+                let lines: Vec<Vec<f64>> =
+                    output.lines().map(|line| line.split_whitespace().map(|x| x.parse().unwrap()).collect()).collect();
+                let close = |got: f64, want: f64, scale: f64| assert!((got - want).abs() < tolerance * scale, "{got} and {want}");
+                close(lines[0][0], want.energy, want.energy.abs());
+                let stress = want.stress.unwrap();
+                for (k, (a, b)) in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)].into_iter().enumerate() {
+                    close(-lines[1][k] / structure.cell.volume(), stress[a][b], 0.1);
+                    close(lines[2][k], lines[1][k], 10.0);
+                }
+                assert_eq!(lines.len() - 3, structure.len());
+                for (i, line) in lines[3..].iter().enumerate() {
+                    close(line[0], want.atomic_energies[i], 5.0);
+                    (0..3).for_each(|x| close(line[1 + x], want.forces[i][x], 1.0));
+                }
             }
         }
     }
@@ -197,9 +201,8 @@ fn wrong_use_is_an_error() {
         ("domain", "0: "),
         ("no domain", "1: the domain is NULL"),
         ("no atoms", "1: tesseral_atoms is NULL"),
-        ("no exchange", "1: tesseral_exchange is NULL"),
         ("no results", "1: tesseral_results is NULL"),
-        ("atoms size", "1: tesseral_atoms has a size of 8, this library's has 80 hint: "),
+        ("atoms size", "1: tesseral_atoms has a size of 8, this library's has 88 hint: "),
         ("owned", "1: owned is -1: it cannot be negative"),
         ("ghosts", "1: ghosts is -1: it cannot be negative"),
         ("positions", "1: positions is NULL"),
@@ -216,15 +219,18 @@ fn wrong_use_is_an_error() {
         ("nan", "1: atom 12 has the position [0.0, 0.0, NaN] Å, which is not finite hint: "),
         ("spot", "1: atoms 11 and 12 are on the same spot (1.0e-4 Å apart) hint: "),
         ("no reverse", "1: the reverse exchange between ranks failed: its function is NULL"),
+        ("image", "1: ghost 1, counted from 0 with own atoms first, cannot be a copy of atom 5 hint: "),
+        ("alone", "1: the ghost 12 is no copy of an own atom, and there are no exchanges to ask others for it hint: "),
         ("gave up", "1: the forward exchange between ranks failed: the program gave up with the code 7 hint: "),
         ("good", "0: "),
+        ("good alone", "0: "),
     ] {
         let text = said(what);
         assert!(text.starts_with(expected), "{what}: {text}");
     }
     assert!(said("Og").contains("does not know Og; it knows 89 elements from"), "{}", said("Og"));
     for line in [
-        format!("version {} abi 1", env!("CARGO_PKG_VERSION")),
+        format!("version {} abi 2", env!("CARGO_PKG_VERSION")),
         "still 1".to_owned(),
         "cutoff 5 row 1920".to_owned(),
         "nothing '' 0 0".to_owned(),

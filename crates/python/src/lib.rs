@@ -20,6 +20,10 @@ mod zoo;
 
 use pyo3::prelude::*;
 
+/// Of this module alone, not of Python; see "Memory" of `tesseral_infer`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Panics, for a test of what becomes of it.
 #[pyfunction]
 fn _panic(py: Python<'_>, message: &str) -> PyResult<()> {

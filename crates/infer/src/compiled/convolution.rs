@@ -140,7 +140,13 @@ impl<T: HasSlabs> Radial<T> {
 
     /// The table of a pair, which must be its own representative.
     pub(super) fn table(&self, basis: &RadialBasis, pair: Pair) -> Built<T> {
-        self.tables[self.key(pair)].get_or_init(|| self.build(basis, pair)).clone()
+        let table = &self.tables[self.key(pair)];
+        if let Some(built) = table.get() {
+            return built.clone();
+        }
+        // Not within the lock: a thread that waits for parts of a table takes on other work, which may want the same table.
+        let built = self.build(basis, pair);
+        table.get_or_init(|| built).clone()
     }
 
     pub(super) fn sections(&self) -> &[tesseral_ops::radial::table::Section] {

@@ -71,7 +71,7 @@ impl<T: HasSlabs> Geometry<T> {
     fn fill_rows(&mut self, domain: &Domain, at: Positions<'_>) {
         self.row_positions.clear();
         self.row_positions.extend(
-            domain.row_atoms.iter().zip(&domain.row_shifts).map(|(&j, &shift)| (at.positions[j as usize], translation(at.cell, shift))),
+            domain.row_places.iter().zip(&domain.row_shifts).map(|(&j, &shift)| (at.positions[j as usize], translation(at.cell, shift))),
         );
     }
 

@@ -19,6 +19,7 @@ mod plan;
 mod radial;
 mod ranks;
 mod rows;
+mod shortlist;
 mod stages;
 mod topology;
 
@@ -82,11 +83,15 @@ impl<T: HasSlabs> Compiled<T> {
             return devices.evaluate(structures);
         }
         let one = |s: &Structure, parallel| check(s).and_then(|()| self.evaluate_here(s, parallel)).and_then(|e| finite(&e).map(|()| e));
-        // Many small structures get a thread each; large ones all threads, one after another. The results are the same either way.
-        if structures.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) {
-            structures.par_iter().with_max_len(1).map(|s| one(s, false)).collect()
-        } else {
-            structures.iter().map(|s| one(s, true)).collect()
+        // Many small structures get a thread each; large ones all threads, one after another. The results are the same either way. The first goes ahead, so
+        // that what others need too, tables of the same species, is made by all threads and once.
+        match structures {
+            [first, rest @ ..] if rest.len() >= 2 * rayon::current_num_threads() && structures.iter().all(|s| s.len() < SMALL) => {
+                let mut results = vec![one(first, true)];
+                results.par_extend(rest.par_iter().with_max_len(1).map(|s| one(s, false)));
+                results
+            }
+            _ => structures.iter().map(|s| one(s, true)).collect(),
         }
     }
 

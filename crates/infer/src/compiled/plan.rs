@@ -97,11 +97,11 @@ impl<T: HasSlabs> Plan<T> {
 
     /// What a structure takes with neighbours listed up to `reach` (Å): estimated from its density, before anything is listed.
     pub(super) fn memory(&self, structure: &tesseral_atoms::Structure, reach: f64) -> MemoryPlan {
-        self.memory_of(structure.len(), 0, expected_neighbors(structure, reach))
+        self.memory_of(structure.len(), [0; 2], expected_neighbors(structure, reach))
     }
 
-    /// What atoms with so many neighbours each take, estimated, where they see `ghosts` too.
-    pub(super) fn memory_of(&self, atoms: usize, ghosts: usize, neighbors: f64) -> MemoryPlan {
+    /// What atoms with so many neighbours each take, estimated, where they see ghosts too, and copies of any of them.
+    pub(super) fn memory_of(&self, atoms: usize, [ghosts, copies]: [usize; 2], neighbors: f64) -> MemoryPlan {
         let edges = atoms as f64 * neighbors;
         let t = size_of::<T>() as f64;
         let dim = |shape: &Shape| (0..shape.blocks().len()).map(|b| shape.row(b)).sum::<usize>() as f64;
@@ -117,7 +117,8 @@ impl<T: HasSlabs> Plan<T> {
         // Of a ghost: what it sends in every layer, cotangents of it, and both once more while they are exchanged.
         let sent = self.layers[1..].iter().map(|l| dim(&l.sent));
         let exchanged = if ghosts == 0 { 0.0 } else { sent.clone().fold(0.0, f64::max) };
-        let fixed = fixed + ghosts as f64 * (100.0 + t * (sent.sum::<f64>() + 2.0 * exchanged)) + (atoms + ghosts) as f64 * t * exchanged;
+        let fixed = fixed + ghosts as f64 * (100.0 + t * (sent.sum::<f64>() + 2.0 * exchanged));
+        let fixed = fixed + 60.0 * copies as f64 + (atoms + ghosts + copies) as f64 * t * exchanged;
         let wave = |limit: usize| rows.min(limit as f64) * row * t;
         let least = fixed + atoms as f64 * t * (features + cotangents) + wave(super::topology::SHORT_WAVE_ROWS);
         let bytes = fixed + atoms as f64 * t * (features + cotangents + saved) + wave(super::topology::WAVE_ROWS);

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! So ghosts within one cutoff are enough, however many layers there are, and no edge is computed twice. The first layer needs nothing of its neighbours but
-//! their species. Every rank comes to the same exchanges in the same order, those without atoms and those that have failed too: an
+//! their species. Ghosts that the caller says are copies of another atom here, across a periodic boundary, share its features: they are neither stored nor exchanged,
+//! and what their edges give goes to that atom at once. A rank that is alone, all of whose ghosts are copies, exchanges nothing. Every rank comes to the same exchanges in the same order, those without atoms and those that have failed too: an
 //! evaluation that ends with an error goes through the exchanges that are left with zeros. Only where an exchange itself fails there are no further ones.
 //!
 //! The passes are those of [`super::engine`], or on a device those of `super::device::step`; an atom's sums have the same order for any number of threads. What the reverse exchange adds, and in which order, is
@@ -19,7 +20,7 @@
 //!
 //! # What is exchanged
 //!
-//! A row for each atom and exchange: the irreps that the next layer's convolution reads, `dim` numbers in the precision of the potential, rounded up to 8 bytes. Of a
+//! A row for each atom that is no copy and exchange: the irreps that the next layer's convolution reads, `dim` numbers in the precision of the potential, rounded up to 8 bytes. Of a
 //! model with `L` layers a ghost receives `Σ dim(t)` numbers over the layers `t = 2 … L`, and gives back as many cotangents:
 //!
 //! | model | exchanged irreps | bytes for each ghost and step, f32 | f64 |
@@ -29,7 +30,7 @@
 //! | MACE, 2 layers of 128x0e | 128 | 2 · 512 | 2 · 1,024 |
 //!
 //! (a test counts them). LAMMPS adds 3 + 3 doubles for positions and forces. A cube of `n` atoms at the density ρ has `((n/ρ)^⅓ + 2 r)³ ρ − n` ghosts within the reach
-//! `r` of cutoff and skin.
+//! `r` of cutoff and skin, of which those are no copies that are atoms of other ranks.
 
 use std::sync::Arc;
 
@@ -43,6 +44,7 @@ use super::engine::Session;
 use super::geometry::of_edge;
 use super::plan::Plan;
 use super::rows::{Rows, Shape};
+use super::shortlist::Shortlist;
 use super::stages::Stage;
 use super::topology::Topology;
 use crate::InferError;
@@ -89,7 +91,8 @@ pub(super) fn width<T>(sent: &Shape) -> usize {
 
 /// The exchanges of one evaluation: how many there were, and where the rest goes if it fails.
 struct Turns<'a> {
-    exchange: &'a mut dyn Exchange,
+    /// None of a rank that is alone.
+    exchange: Option<&'a mut dyn Exchange>,
     /// Forward and reverse exchanges so far.
     done: [usize; 2],
     failed: bool,
@@ -97,10 +100,11 @@ struct Turns<'a> {
 
 impl Turns<'_> {
     fn turn<T: Exchanged>(&mut self, words: &mut [f64], width: usize, reverse: bool) -> Result<(), DomainError> {
+        let Some(exchange) = &mut self.exchange else { return Ok(()) };
         let rows = ExchangeRows { width, numbers: T::exchanged(T::numbers(words)) };
         // A panic of the caller's, too, is the end of all exchanges.
         self.failed = true;
-        let (result, direction) = if reverse { (self.exchange.reverse(rows), "reverse") } else { (self.exchange.forward(rows), "forward") };
+        let (result, direction) = if reverse { (exchange.reverse(rows), "reverse") } else { (exchange.forward(rows), "forward") };
         result.map_err(|cause| DomainError::Exchange { direction, cause })?;
         self.failed = false;
         self.done[usize::from(reverse)] += 1;
@@ -114,7 +118,8 @@ pub(crate) struct Rank<T: HasSlabs> {
     computed: Computed<T>,
     /// Own atoms and all of them, of the list that is held.
     listed: Option<[usize; 2]>,
-    /// Which of the caller's rows each row of the engine's is, and the other way round.
+    shortlist: Shortlist,
+    /// Which of the caller's rows each place of the engine's is, and the other way round. Places of copies, which have no rows there, come last.
     rows: Vec<u32>,
     place: Vec<u32>,
     /// In the engine's order, Å.
@@ -150,14 +155,15 @@ impl<T: Exchanged> Rank<T> {
 
     fn new(plan: Arc<Plan<T>>, computed: Computed<T>) -> Self {
         let (rows, place, positions) = (Vec::new(), Vec::new(), Vec::new());
-        Self { plan, computed, listed: None, rows, place, positions, words: Vec::new(), virials: Vec::new() }
+        let (words, virials, shortlist) = (Vec::new(), Vec::new(), Shortlist::default());
+        Self { plan, computed, listed: None, shortlist, rows, place, positions, words, virials }
     }
 
     /// Energies, forces and virial; see [`crate::DomainCalculator::evaluate_into`].
     pub(crate) fn evaluate(
         &mut self,
         atoms: &DomainAtoms<'_>,
-        exchange: &mut dyn Exchange,
+        exchange: Option<&mut dyn Exchange>,
         threads: &Threads,
         to: &mut DomainEvaluation,
     ) -> Result<(), InferError> {
@@ -175,7 +181,7 @@ impl<T: Exchanged> Rank<T> {
         let plan = self.plan.clone();
         let last = plan.layers.len() - 1;
         let mut with_zeros = |t: usize, reverse, turns: &mut Turns<'_>| {
-            if !turns.failed {
+            if !turns.failed && turns.exchange.is_some() {
                 let width = width::<T>(&plan.layers[t].sent);
                 self.words.clear();
                 self.words.resize(rows * width * size_of::<T>() / 8, 0.0);
@@ -204,10 +210,17 @@ impl<T: Exchanged> Rank<T> {
             session.parallel = threads.count() > 1;
             session.clock.start();
         }
-        if atoms.neighbors.is_some() {
+        if let Some(lists) = atoms.neighbors {
             self.listed = None;
-            threads.install(|| self.rebuild_or_exact(atoms))?;
+            self.shortlist.take(atoms, lists, self.plan.species)?;
+        }
+        if self.listed.is_none() || !self.shortlist.holds(atoms.positions) {
+            self.listed = None;
+            threads.install(|| self.rebuild_or_exact(atoms.positions))?;
             self.listed = Some([atoms.owned, atoms.positions.len()]);
+        }
+        if let (None, Some(ghost)) = (&turns.exchange, self.shortlist.stranger()) {
+            return Err(DomainError::Stranger { ghost: atoms.name(ghost) }.into());
         }
         self.positions.clear();
         self.positions.extend(self.rows.iter().map(|&i| atoms.positions[i as usize]));
@@ -219,7 +232,7 @@ impl<T: Exchanged> Rank<T> {
                 session.take_closest()
             }
             Computed::Device(session) => {
-                let Self { plan, rows, place, words, .. } = self;
+                let Self { plan, shortlist, rows, place, words, .. } = self;
                 session.evaluate(&self.positions, &mut |t, reverse, of_rows: &mut [T]| {
                     let sent = &plan.layers[t].sent;
                     let (width, dim) = (width::<T>(sent), sent.plain_dim());
@@ -227,8 +240,21 @@ impl<T: Exchanged> Rank<T> {
                     for (row, &k) in T::numbers(words).chunks_exact_mut(width).zip(place.iter()) {
                         row[..dim].copy_from_slice(&of_rows[k as usize * dim..][..dim]);
                     }
+                    // Copies have rows of their own there.
+                    if reverse {
+                        let numbers = T::numbers(words);
+                        for (ghost, image) in shortlist.copies() {
+                            let (before, ghost) = numbers.split_at_mut(ghost * width);
+                            before[image * width..].iter_mut().zip(&ghost[..dim]).for_each(|(to, &from)| *to += from);
+                        }
+                    }
                     turns.turn::<T>(words, width, reverse)?;
                     let numbers = T::numbers(words);
+                    if !reverse {
+                        shortlist
+                            .copies()
+                            .for_each(|(ghost, image)| numbers.copy_within(image * width..(image + 1) * width, ghost * width));
+                    }
                     for (to, &i) in of_rows.chunks_exact_mut(dim).zip(rows.iter()) {
                         to.copy_from_slice(&numbers[i as usize * width..][..dim]);
                     }
@@ -258,6 +284,9 @@ impl<T: Exchanged> Rank<T> {
         if atoms.owned > all {
             return Err(DomainError::Count { what: "own atoms", found: atoms.owned, atoms: all }.into());
         }
+        if let (Some(_), Some(images)) = (atoms.neighbors, atoms.images) {
+            count("own atoms and images of ghosts", atoms.owned + images.len())?;
+        }
         if atoms.neighbors.is_none() && self.listed != Some([atoms.owned, all]) {
             return Err(DomainError::NoList { listed: self.listed, owned: atoms.owned, ghosts: all - atoms.owned }.into());
         }
@@ -268,66 +297,40 @@ impl<T: Exchanged> Rank<T> {
         Ok(())
     }
 
-    fn rebuild_or_exact(&mut self, atoms: &DomainAtoms<'_>) -> Result<(), InferError> {
-        let rebuilt = self.rebuild(atoms);
+    fn rebuild_or_exact(&mut self, positions: &[[f64; 3]]) -> Result<(), InferError> {
+        let rebuilt = self.rebuild(positions);
         match (rebuilt, &mut self.computed) {
             (Err(error @ InferError::Table { .. }), Computed::Here(session)) => {
                 tracing::warn!("{error}: they are evaluated exactly, which is slower");
                 session.setting.exact = true;
                 session.setting.tables.clear();
-                self.rebuild(atoms)
+                self.rebuild(positions)
             }
             (rebuilt, _) => rebuilt,
         }
     }
 
-    /// Takes over a list of neighbours.
-    fn rebuild(&mut self, atoms: &DomainAtoms<'_>) -> Result<(), InferError> {
-        let Some(lists) = atoms.neighbors else { return Ok(()) };
-        let all = atoms.positions.len();
-        let known = self.plan.species;
-        if let Some(atom) = atoms.species.iter().position(|&s| s as usize >= known && s != NO_SPECIES) {
-            return Err(DomainError::Species { atom: atoms.name(atom), species: atoms.species[atom], known }.into());
-        }
-        let total: usize = (0..atoms.owned).map(|i| lists.count(i)).sum();
-        let memory = self.plan.memory_of(atoms.owned, all - atoms.owned, total as f64 / atoms.owned.max(1) as f64);
-        let [largest, wave_rows] = match &mut self.computed {
-            Computed::Here(session) => session.portions(memory)?,
-            // There are no domains there.
-            Computed::Device(_) => [usize::MAX; 2],
-        };
-        // Of a pair of own atoms both see the other: what one adds the other takes away again.
-        let mut balance = 0u64;
-        let neighbors = |i: usize, list: &mut Vec<u32>| {
-            let first = list.len();
-            lists.append(i, list);
-            let mut kept = first;
-            for k in first..list.len() {
-                let j = list[k] as usize;
-                if j >= all || j == i {
-                    return Err(DomainError::Neighbor { atom: atoms.name(i), neighbor: j, atoms: all });
-                }
-                if atoms.species[j] == NO_SPECIES {
-                    continue;
-                }
-                list[kept] = j as u32;
-                kept += 1;
-                if j < atoms.owned {
-                    let pair = pair_number(i.min(j) as u64, i.max(j) as u64);
-                    balance = if i < j { balance.wrapping_add(pair) } else { balance.wrapping_sub(pair) };
-                }
+    /// Cuts the atoms with their near neighbours into domains.
+    fn rebuild(&mut self, positions: &[[f64; 3]]) -> Result<(), InferError> {
+        let Self { plan, computed, shortlist, rows, place, .. } = self;
+        shortlist.shorten(positions, plan.cutoff);
+        let (owned, all) = (shortlist.owned, positions.len());
+        let copies = shortlist.copies().count();
+        let memory = plan.memory_of(owned, [all - owned - copies, copies], shortlist.near().1.len() as f64 / owned.max(1) as f64);
+        // On devices there are no domains, and copies are rows like others.
+        let on_device: Vec<u32>;
+        let (images, [largest, wave_rows]) = match computed {
+            Computed::Here(session) => (&shortlist.images, session.portions(memory)?),
+            Computed::Device(_) => {
+                on_device = (owned as u32..all as u32).collect();
+                (&on_device, [usize::MAX; 2])
             }
-            list.truncate(kept);
-            Ok(())
         };
-        let (topology, rows) = Topology::of_rank(atoms.owned, atoms.positions, atoms.species, neighbors, largest, wave_rows)?;
-        if balance != 0 {
-            return Err(DomainError::HalfList.into());
-        }
-        self.place.resize(all, 0);
-        rows.iter().enumerate().for_each(|(k, &i)| self.place[i as usize] = k as u32);
-        self.rows = rows;
-        match &mut self.computed {
+        let (topology, places) = Topology::of_rank(owned, positions, (&shortlist.species, images), shortlist.near(), largest, wave_rows)?;
+        place.resize(all, 0);
+        places.iter().enumerate().for_each(|(k, &i)| place[i as usize] = k as u32);
+        *rows = places;
+        match computed {
             Computed::Here(session) => {
                 let species = topology.species.iter().copied().filter(|&s| s != NO_SPECIES).collect();
                 session.setting.topology = topology;
@@ -345,7 +348,7 @@ impl<T: Exchanged> Rank<T> {
         for domain in &self.computed.topology().domains {
             for (i, center) in domain.atoms.clone().enumerate() {
                 for e in domain.offsets[i]..domain.offsets[i + 1] {
-                    let neighbor = domain.row_atoms[domain.rows[e as usize] as usize] as usize;
+                    let neighbor = domain.row_places[domain.rows[e as usize] as usize] as usize;
                     let (a, b) = (self.positions[center], self.positions[neighbor]);
                     let distance = (0..3).map(|x| (a[x] - b[x]) * (a[x] - b[x])).sum::<f64>().sqrt();
                     if distance < SAME_SPOT {
@@ -372,11 +375,12 @@ impl<T: Exchanged> Rank<T> {
         to.atomic_energies.extend(self.place[..atoms.owned].iter().map(|&k| energies.get(k as usize).copied().unwrap_or(0.0)));
         to.energy = to.atomic_energies.iter().sum();
         to.forces.clear();
-        to.forces.extend(self.place.iter().map(|&k| forces[k as usize]));
+        // What copies would have their atoms have got.
+        to.forces.extend(self.place.iter().map(|&k| forces.get(k as usize).copied().unwrap_or_default()));
         to.virial = std::array::from_fn(|a| std::array::from_fn(|b| -0.5 * (strain[a][b] + strain[b][a])));
         if let Some(virials) = &mut to.atomic_virials {
             virials.clear();
-            virials.extend(self.place.iter().map(|&k| self.virials[k as usize]));
+            virials.extend(self.place.iter().map(|&k| self.virials.get(k as usize).copied().unwrap_or_default()));
         }
         crate::potential::finite_numbers(to.energy, &to.forces)
     }
@@ -400,7 +404,11 @@ impl<T: Exchanged> Rank<T> {
             Computed::Here(session) => session.bytes(),
             Computed::Device(session) => session.bytes(),
         };
-        of_engine + self.words.capacity() * 8 + (self.place.capacity() + self.rows.capacity()) * 4 + self.virials.capacity() * 48
+        of_engine
+            + self.shortlist.bytes()
+            + self.words.capacity() * 8
+            + (self.place.capacity() + self.rows.capacity()) * 4
+            + self.virials.capacity() * 48
     }
 }
 
@@ -414,40 +422,46 @@ fn passes<T: Exchanged>(
 ) -> Result<(), InferError> {
     let plan = session.plan.clone();
     let last = plan.layers.len() - 1;
+    let seen = session.setting.topology.num_rows();
     // Where one thread computes it is the caller's.
     let alone = !session.parallel;
     let run = |session: &mut Session<T>, pass: &mut (dyn FnMut(&mut Session<T>) + Send)| {
         if alone { pass(session) } else { threads.install(|| pass(session)) }
     };
+    let exchanged = turns.exchange.is_some();
     for t in 0..last {
         let sent = &plan.layers[t + 1].sent;
         let width = width::<T>(sent);
         run(session, &mut |session| {
             session.forward(&plan, t, &NO_CELL);
-            pack(sent, width, place, &session.up[t], words, session.parallel);
+            if exchanged {
+                pack(sent, width, (&place[..owned], place.len(), seen), &session.up[t], words, session.parallel);
+            }
         });
-        turns.turn::<T>(words, width, false)?;
-        run(session, &mut |session| {
-            unpack(sent, width, T::numbers(words), (rows, owned..rows.len()), &mut session.up[t], session.parallel);
-        });
+        if exchanged {
+            turns.turn::<T>(words, width, false)?;
+            run(session, &mut |session| {
+                unpack(sent, width, T::numbers(words), (rows, owned..seen), &mut session.up[t], session.parallel);
+            });
+        }
     }
     for t in (0..=last).rev() {
         let sent = &plan.layers[t].sent;
         let width = width::<T>(sent);
+        let exchanged = exchanged && t > 0;
         run(session, &mut |session| {
             session.backward(&plan, t, &NO_CELL);
-            if t > 0 {
-                pack(sent, width, place, &session.dup[t % 2], words, session.parallel);
+            if exchanged {
+                pack(sent, width, (place, place.len(), seen), &session.dup[t % 2], words, session.parallel);
             }
         });
-        if t == 0 {
-            break;
+        if exchanged {
+            turns.turn::<T>(words, width, true)?;
+            run(session, &mut |session| {
+                let own = 0..session.setting.topology.num_atoms();
+                unpack(sent, width, T::numbers(words), (rows, own), &mut session.dup[t % 2], session.parallel);
+            });
         }
-        turns.turn::<T>(words, width, true)?;
-        run(session, &mut |session| {
-            let own = 0..session.setting.topology.num_atoms();
-            unpack(sent, width, T::numbers(words), (rows, own), &mut session.dup[t % 2], session.parallel);
-        });
     }
     run(session, &mut |session| {
         session.forces(&NO_CELL);
@@ -460,9 +474,9 @@ fn passes<T: Exchanged>(
 fn atomic_virials<T: HasSlabs>(session: &Session<T>, virials: &mut Vec<[f64; 6]>) {
     let (setting, dv) = (&session.setting, &session.dv);
     let (topology, positions) = (&setting.topology, &setting.positions);
-    let add = |sum: &mut [f64; 6], from: usize, to: usize, edge: usize| {
-        let g = of_edge(dv, edge);
-        let v: [f64; 3] = std::array::from_fn(|x| positions[to][x] - positions[from][x]);
+    let add = |sum: &mut [f64; 6], center: usize, edge: usize| {
+        let (from, to, g) = (positions[center], positions[topology.end(center, edge)], of_edge(dv, edge));
+        let v: [f64; 3] = std::array::from_fn(|x| to[x] - from[x]);
         for (sum, (a, b)) in sum.iter_mut().zip([(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]) {
             *sum -= 0.25 * (v[a] * g[b] + v[b] * g[a]);
         }
@@ -470,13 +484,9 @@ fn atomic_virials<T: HasSlabs>(session: &Session<T>, virials: &mut Vec<[f64; 6]>
     let of_row = |(k, to): (usize, &mut [f64; 6])| {
         let mut sum = [0.0; 6];
         if k < topology.num_atoms() {
-            let domain = &topology.domains[k / topology.domain_size];
-            let i = k - domain.atoms.start;
-            for local in domain.offsets[i] as usize..domain.offsets[i + 1] as usize {
-                add(&mut sum, k, domain.row_atoms[domain.rows[local] as usize] as usize, domain.first_edge + local);
-            }
+            (topology.offsets[k]..topology.offsets[k + 1]).for_each(|e| add(&mut sum, k, e));
         }
-        topology.incoming(k).iter().for_each(|&e| add(&mut sum, topology.center(e), k, e as usize));
+        topology.incoming(k).iter().for_each(|&e| add(&mut sum, topology.center(e), e as usize));
         *to = sum;
     };
     virials.resize(topology.num_rows(), [0.0; 6]);
@@ -485,14 +495,6 @@ fn atomic_virials<T: HasSlabs>(session: &Session<T>, virials: &mut Vec<[f64; 6]>
     } else {
         virials.iter_mut().enumerate().for_each(of_row);
     }
-}
-
-/// A number for a pair, unlike those of other pairs (the finaliser of splitmix64: Steele, Lea and Flood, OOPSLA 2014, <https://doi.org/10.1145/2660193.2660195>).
-fn pair_number(low: u64, high: u64) -> u64 {
-    let mut x = (low << 32 | high).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 /// Forces on ghosts: what the edges that point to them give.
@@ -514,13 +516,21 @@ fn ghost_forces<T: HasSlabs>(session: &mut Session<T>) {
     }
 }
 
-/// Rows of `width` numbers in the caller's order, from features in the engine's.
-fn pack<T: Exchanged>(shape: &Shape, width: usize, place: &[u32], from: &Rows<T>, to: &mut Vec<f64>, parallel: bool) {
-    // What is left over in a row stays what it is: zero, or of another layer; nobody reads it.
-    to.resize(place.len() * width * size_of::<T>() / 8, 0.0);
-    let rows = T::numbers(to);
+/// Rows of `width` numbers in the caller's order, from features in the engine's: those at `place`, of `all` rows, as far as they are among the first `seen`
+/// of the engine's.
+fn pack<T: Exchanged>(
+    shape: &Shape,
+    width: usize,
+    (place, all, seen): (&[u32], usize, usize),
+    from: &Rows<T>,
+    to: &mut Vec<f64>,
+    parallel: bool,
+) {
+    // What is left over in a row, and rows of copies, stay what they are: zero, or of another layer; nobody reads it.
+    to.resize(all * width * size_of::<T>() / 8, 0.0);
+    let rows = &mut T::numbers(to)[..place.len() * width];
     let chunk = |(c, rows): (usize, &mut [T])| {
-        for (row, &k) in rows.chunks_exact_mut(width).zip(&place[c * COPIED..]) {
+        for (row, &k) in rows.chunks_exact_mut(width).zip(&place[c * COPIED..]).filter(|(_, k)| (**k as usize) < seen) {
             for (block, from) in shape.blocks().iter().zip(&from.blocks) {
                 let from = from[k as usize * block.components * block.width..].chunks_exact(block.width);
                 for (to, from) in row[block.offset..].chunks_exact_mut(block.channels).zip(from).take(block.components) {

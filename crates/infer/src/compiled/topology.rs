@@ -5,6 +5,7 @@
 //! cotangents of neighbours are added up privately, to be joined in a fixed order. Domains depend on the structure alone, never on threads.
 //!
 //! The atoms of one rank of many ([`super::ranks`]) are cut in the same way. Its ghosts come after the atoms that are its own: they are seen, and see nobody.
+//! Ghosts that are copies of an atom have places of their own, and its features.
 
 use std::ops::Range;
 
@@ -40,8 +41,9 @@ pub(super) struct Domain {
     pub(super) offsets: Vec<u32>,
     /// Row of each edge's neighbour.
     pub(super) rows: Vec<u32>,
-    /// Atom of each row, and its lattice shift.
+    /// Atom of each row, whose position it is at, and the lattice shift from there.
     pub(super) row_atoms: Vec<u32>,
+    pub(super) row_places: Vec<u32>,
     pub(super) row_shifts: Vec<[i32; 3]>,
 }
 
@@ -141,14 +143,14 @@ fn portion(order: &mut [u32], species: &[u32], largest: usize) -> usize {
     domain_size
 }
 
-/// Cuts atoms into domains: `key` tells the neighbour of an edge, and its lattice shift.
-fn domains(offsets: &[usize], domain_size: usize, species: &[u32], key: impl Fn(usize) -> (u32, [i32; 3]) + Sync) -> Vec<Domain> {
+/// Cuts atoms into domains: `key` tells the neighbour of an edge, its place, and its lattice shift.
+fn domains(offsets: &[usize], domain_size: usize, species: &[u32], key: impl Fn(usize) -> (u32, u32, [i32; 3]) + Sync) -> Vec<Domain> {
     let n = offsets.len() - 1;
     let domain = |d: usize| {
         let atoms = d * domain_size..((d + 1) * domain_size).min(n);
         let first_edge = offsets[atoms.start];
         let edges = first_edge..offsets[atoms.end];
-        let mut keys: Vec<(u32, [i32; 3])> = edges.clone().map(&key).collect();
+        let mut keys: Vec<(u32, u32, [i32; 3])> = edges.clone().map(&key).collect();
         keys.sort_unstable();
         keys.dedup();
         let row = |e: usize| keys.binary_search(&key(e)).expect("every edge is among its keys") as u32;
@@ -158,7 +160,8 @@ fn domains(offsets: &[usize], domain_size: usize, species: &[u32], key: impl Fn(
             offsets: offsets[atoms.start..=atoms.end].iter().map(|&o| (o - first_edge) as u32).collect(),
             rows: edges.map(row).collect(),
             row_atoms: keys.iter().map(|k| k.0).collect(),
-            row_shifts: keys.iter().map(|k| k.1).collect(),
+            row_places: keys.iter().map(|k| k.1).collect(),
+            row_shifts: keys.iter().map(|k| k.2).collect(),
             atoms,
         }
     };
@@ -204,56 +207,61 @@ impl Topology {
         let positions: Vec<[f64; 3]> = order.iter().map(|&i| structure.positions[i as usize]).collect();
         let list = neighbor_list(&structure.cell.vectors, structure.pbc, &positions, cutoff).map_err(|e| original(e, &order))?;
         let species: Vec<u32> = order.iter().map(|&i| species[i as usize]).collect();
-        let domains = domains(&list.offsets, domain_size, &species, |e| (list.neighbors[e], list.shifts[e]));
+        let domains = domains(&list.offsets, domain_size, &species, |e| (list.neighbors[e], list.neighbors[e], list.shifts[e]));
         let waves = waves(&domains, wave_rows);
         let (offsets, incoming) = (list.offsets, list.reverse);
         Ok(Self { order, species, domains, domain_size, offsets, incoming, incoming_offsets: None, waves })
     }
 
     /// Of atoms with given neighbours: the first `owned` of `positions` (Å) are a rank's own, the others ghosts, which have a place of their own and no
-    /// lattice shift. `neighbors` appends those of one of its own to a list, as counted here. Own atoms that the model has nothing to do with ([`NO_SPECIES`])
-    /// come after those that it computes, before ghosts. Returns the index here of each row, too.
+    /// lattice shift. Of each ghost `images` tells the first atom that it is a copy of, or itself. Neighbours are counted as positions are. Own
+    /// atoms that the model has nothing to do with ([`NO_SPECIES`]) come after those that it computes, then ghosts, and copies last. Returns the index here of each place, too.
     pub(super) fn of_rank(
         owned: usize,
         positions: &[[f64; 3]],
-        species: &[u32],
-        mut neighbors: impl FnMut(usize, &mut Vec<u32>) -> Result<(), DomainError>,
+        (species, images): (&[u32], &[u32]),
+        (offsets, neighbors): (&[usize], &[u32]),
         largest: usize,
         wave_rows: usize,
     ) -> Result<(Self, Vec<u32>), DomainError> {
+        if neighbors.len() > tesseral_atoms::neighbors::MAX_EDGES {
+            return Err(DomainError::TooMany { neighbors: neighbors.len() });
+        }
         let (ours, others): (Vec<u32>, Vec<u32>) = (0..owned as u32).partition(|&i| species[i as usize] != NO_SPECIES);
-        let places: Vec<[f64; 3]> = ours.iter().map(|&i| positions[i as usize]).collect();
-        let mut order: Vec<u32> = curve(&[[0.0; 3]; 3], [false; 3], &places).into_iter().map(|k| ours[k as usize]).collect();
+        let at: Vec<[f64; 3]> = ours.iter().map(|&i| positions[i as usize]).collect();
+        let mut order: Vec<u32> = curve(&[[0.0; 3]; 3], [false; 3], &at).into_iter().map(|k| ours[k as usize]).collect();
         let domain_size = portion(&mut order, species, largest);
-        let rows: Vec<u32> = order.iter().chain(&others).copied().chain(owned as u32..positions.len() as u32).collect();
-        let mut row_of = vec![0; rows.len()];
-        rows.iter().enumerate().for_each(|(k, &i)| row_of[i as usize] = k as u32);
-        let (mut offsets, mut list) = (vec![0], Vec::new());
+        let (ghosts, copies): (Vec<u32>, Vec<u32>) = (owned as u32..positions.len() as u32).partition(|&g| images[g as usize - owned] == g);
+        let places: Vec<u32> = [&order, &others, &ghosts, &copies].into_iter().flatten().copied().collect();
+        let rows = places.len() - copies.len();
+        let mut place_of = vec![0; places.len()];
+        places.iter().enumerate().for_each(|(k, &i)| place_of[i as usize] = k as u32);
+        let mut row_of: Vec<u32> = (0..rows as u32).collect();
+        row_of.extend(copies.iter().map(|&g| place_of[images[g as usize - owned] as usize]));
+        let (mut firsts, mut list) = (vec![0], Vec::with_capacity(neighbors.len()));
         for &i in &order {
             let first = list.len();
-            neighbors(i as usize, &mut list)?;
+            list.extend(neighbors[offsets[i as usize]..offsets[i as usize + 1]].iter().map(|&j| place_of[j as usize]));
             // Whatever order neighbours are told in.
-            list[first..].iter_mut().for_each(|j| *j = row_of[*j as usize]);
-            list[first..].sort_unstable();
-            offsets.push(list.len());
+            list[first..].sort_unstable_by_key(|&place| (row_of[place as usize], place));
+            firsts.push(list.len());
         }
-        if list.len() > tesseral_atoms::neighbors::MAX_EDGES {
-            return Err(DomainError::TooMany { neighbors: list.len() });
-        }
-        let species: Vec<u32> = rows.iter().map(|&i| species[i as usize]).collect();
-        let domains = domains(&offsets, domain_size, &species, |e| (list[e], [0; 3]));
+        let species: Vec<u32> = places[..rows].iter().map(|&i| species[i as usize]).collect();
+        let domains = domains(&firsts, domain_size, &species, |e| (row_of[list[e] as usize], list[e], [0; 3]));
         let waves = waves(&domains, wave_rows);
-        let mut incoming_offsets = vec![0; positions.len() + 1];
-        list.iter().for_each(|&j| incoming_offsets[j as usize + 1] += 1);
-        (0..positions.len()).for_each(|j| incoming_offsets[j + 1] += incoming_offsets[j]);
+        let mut incoming_offsets = vec![0; rows + 1];
+        list.iter().for_each(|&place| incoming_offsets[row_of[place as usize] as usize + 1] += 1);
+        (0..rows).for_each(|j| incoming_offsets[j + 1] += incoming_offsets[j]);
         let mut next = incoming_offsets.clone();
         let mut incoming = vec![0; list.len()];
-        for (e, &j) in list.iter().enumerate() {
-            incoming[next[j as usize]] = e as u32;
-            next[j as usize] += 1;
+        for (e, &place) in list.iter().enumerate() {
+            let next = &mut next[row_of[place as usize] as usize];
+            incoming[*next] = e as u32;
+            *next += 1;
         }
-        let topology = Self { order, species, domains, domain_size, offsets, incoming, incoming_offsets: Some(incoming_offsets), waves };
-        Ok((topology, rows))
+        let topology =
+            Self { order, species, domains, domain_size, offsets: firsts, incoming, incoming_offsets: Some(incoming_offsets), waves };
+        Ok((topology, places))
     }
 
     /// Atoms that have edges.
@@ -261,7 +269,7 @@ impl Topology {
         self.order.len()
     }
 
-    /// Atoms that are seen, ghosts included: rows of what is sent.
+    /// Atoms that are seen, ghosts included, those that are copies not: rows of what is sent.
     pub(super) fn num_rows(&self) -> usize {
         self.species.len()
     }
@@ -270,7 +278,7 @@ impl Topology {
         self.incoming.len()
     }
 
-    /// The edges that point to an atom or a ghost.
+    /// The edges that point to an atom or a ghost, or to copies of it.
     pub(super) fn incoming(&self, atom: usize) -> &[u32] {
         let offsets = self.incoming_offsets.as_ref().unwrap_or(&self.offsets);
         &self.incoming[offsets[atom]..offsets[atom + 1]]
@@ -281,9 +289,15 @@ impl Topology {
         self.offsets.partition_point(|&first| first <= edge as usize) - 1
     }
 
+    /// Where an edge of an atom ends: a place.
+    pub(super) fn end(&self, center: usize, edge: usize) -> usize {
+        let domain = &self.domains[center / self.domain_size];
+        domain.row_places[domain.rows[edge - domain.first_edge] as usize] as usize
+    }
+
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        let of_domain = |d: &Domain| 4 * (d.offsets.len() + d.rows.len()) + 16 * d.row_atoms.len() + 32 * d.groups.len();
+        let of_domain = |d: &Domain| 4 * (d.offsets.len() + d.rows.len()) + 20 * d.row_atoms.len() + 32 * d.groups.len();
         let of_wave = |w: &Wave| w.chunks.iter().map(|c| c.1.len() * size_of::<Entry>()).sum::<usize>();
         8 * self.order.len()
             + 8 * self.offsets.len()

@@ -2,7 +2,8 @@
 //
 // Between LAMMPS and tesseral.h. The potential is computed by the library; here are the atoms of this rank, their neighbours, and the exchange of
 // rows between ranks, for which LAMMPS' own forward and reverse communication is used. So ghosts are needed up to one cutoff, whatever the depth of
-// the model: a layer that wants the features of a ghost gets them from the rank that owns the atom.
+// the model: a layer that wants the features of a ghost gets them from the rank that owns the atom. Each atom's features travel to a rank once, however many
+// ghosts it has there: the others are copies across periodic boundaries. A rank that is alone exchanges nothing.
 
 #include "pair_tesseral.h"
 
@@ -17,8 +18,10 @@
 #include "universe.h"
 #include "update.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
 
 using namespace LAMMPS_NS;
 
@@ -42,6 +45,8 @@ PairTesseral::PairTesseral(LAMMPS *lmp) : Pair(lmp)
   restartinfo = 1;
   one_coeff = 1;
   manybody_flag = 1;
+  // Forces on copies of atoms are added to the atoms, so that products of forces and the ghosts' positions are no virial; compute() has the right one.
+  no_virial_fdotr_compute = 1;
   centroidstressflag = CENTROID_NOTAVAIL;
   unit_convert_flag = utils::get_supported_conversions(utils::ENERGY);
 }
@@ -344,7 +349,8 @@ bool PairTesseral::prepare_atoms()
   const int all = owned + atom->nghost;
 
   // neighbor->ago is also 0 in all evaluations of a step that lists were made in, of which `fix numdiff` makes many; builds are counted.
-  bool fresh = list != listed || neighbor->ncalls != listed_at || species.size() != static_cast<size_t>(all) || counts.size() != static_cast<size_t>(owned);
+  int relisted = list != listed || neighbor->ncalls != listed_at || species.size() != static_cast<size_t>(all) || counts.size() != static_cast<size_t>(owned);
+  bool fresh = relisted;
   listed = list;
   listed_at = neighbor->ncalls;
 
@@ -368,7 +374,65 @@ bool PairTesseral::prepare_atoms()
       firsts[i] = list->firstneigh[i];
     }
   }
+  if (relisted) find_images();
+  if (comm->nprocs > 1) {
+    // What one rank wants others send: if one has new ghosts, all plan again.
+    int any;
+    MPI_Allreduce(&relisted, &any, 1, MPI_INT, MPI_MAX, world);
+    relisted = any;
+  }
+  if (relisted && !is_alone()) plan_exchange();
   return fresh;
+}
+
+/* ----------------------------------------------------------------------
+   Which atom each ghost is a copy of: of all with one tag the first.
+------------------------------------------------------------------------- */
+
+void PairTesseral::find_images()
+{
+  const int owned = atom->nlocal;
+  const int all = owned + atom->nghost;
+  std::unordered_map<tagint, int> first;
+  first.reserve(all);
+  for (int i = 0; i < owned; i++) first.emplace(atom->tag[i], i);
+  images.resize(atom->nghost);
+  all_images = true;
+  for (int g = owned; g < all; g++) {
+    const int image = first.emplace(atom->tag[g], g).first->second;
+    images[g - owned] = image;
+    all_images = all_images && image < owned;
+  }
+}
+
+bool PairTesseral::is_alone() const
+{
+  return comm->nprocs == 1 && all_images;
+}
+
+/* ----------------------------------------------------------------------
+   Finds out which rows travel in LAMMPS' swaps: those of ghosts that are neighbours, once for each atom and rank, and what is on the way to ranks
+   beyond. What is wanted goes the way that derivatives will go.
+------------------------------------------------------------------------- */
+
+void PairTesseral::plan_exchange()
+{
+  const int owned = atom->nlocal;
+  const int all = owned + atom->nghost;
+  sent.clear();
+  received.clear();
+  relayed.clear();
+  wanted_here.assign(all, 0.0);
+  for (int i = 0; i < owned; i++)
+    for (int k = 0; k < counts[i]; k++) {
+      const int j = firsts[i][k] & NEIGHMASK;
+      wanted_here[j < owned ? j : images[j - owned]] = 1.0;
+    }
+  planning = true;
+  comm->reverse_comm(this, 1);
+  planning = false;
+  for (int g = owned; g < all; g++)
+    if (wanted_here[g] != 0.0 && images[g - owned] != g) relayed.push_back(g);
 }
 
 /* ---------------------------------------------------------------------- */
@@ -389,6 +453,7 @@ void PairTesseral::compute(int eflag, int vflag)
   here.positions = all ? &atom->x[0][0] : nowhere;
   here.species = species.data();
   here.tags = tags.data();
+  here.images = images.data();
   here.counts = counts.data();
   here.neighbors = firsts.data();
   here.neighbor_mask = NEIGHMASK;
@@ -420,7 +485,7 @@ void PairTesseral::compute(int eflag, int vflag)
   exchange.forward = forward;
   exchange.reverse = reverse;
   thrown = nullptr;
-  const int failed = tesseral_compute(atoms_here, &here, &exchange, &results);
+  const int failed = tesseral_compute(atoms_here, &here, is_alone() ? nullptr : &exchange, &results);
   if (thrown) std::rethrow_exception(thrown);
   // Others know nothing of it: only error->one ends them too.
   if (failed) listed = nullptr;
@@ -437,14 +502,14 @@ void PairTesseral::compute(int eflag, int vflag)
     }
   }
   if (eflag_global) eng_vdwl += energy_unit * results.energy;
-  // The library sums −v ⊗ dE/dv over edges. That is what virial_fdotr_compute() would make of positions and forces, but without products with
-  // coordinates, which lose digits far from the origin, and it is there in any case. Under hybrid, which may do the latter itself, neither flag is set.
-  if (vflag_global || vflag_fdotr)
+  // The library sums −v ⊗ dE/dv over edges, without products with coordinates, which lose digits far from the origin.
+  if (vflag_global)
     for (int k = 0; k < VIRIAL; k++) virial[k] = energy_unit * results.virial[k];
 }
 
 /* ----------------------------------------------------------------------
-   Exchanges. The library calls them between layers, with one row for each owned and ghost atom. No exception may pass through it.
+   Exchanges. The library calls them between layers, with one row for each owned and ghost atom, of which those travel that were planned to. No exception may
+   pass through it.
 ------------------------------------------------------------------------- */
 
 int PairTesseral::exchange(void *given, size_t bytes, uint32_t dtype, bool back)
@@ -457,9 +522,11 @@ int PairTesseral::exchange(void *given, size_t bytes, uint32_t dtype, bool back)
     rows = static_cast<char *>(given);
     row_bytes = bytes;
     row_dtype = dtype;
-    if (back)
+    if (back) {
+      // They gather what ranks beyond have, and nothing of this one.
+      for (int g : relayed) memset(rows + g * row_bytes, 0, row_bytes);
       comm->reverse_comm(this, words);
-    else
+    } else
       comm->forward_comm(this, words);
     return 0;
   } catch (...) {
@@ -481,37 +548,51 @@ int PairTesseral::reverse(void *context, void *rows, size_t bytes, uint32_t dtyp
 int PairTesseral::pack_forward_comm(int n, int *atoms, double *buffer, int, int *)
 {
   const size_t words = (row_bytes + WORD - 1) / WORD;
-  for (int k = 0; k < n; k++) memcpy(buffer + k * words, rows + atoms[k] * row_bytes, row_bytes);
-  return static_cast<int>(n * words);
+  double *to = buffer;
+  for (int k : sent[{atoms, n}]) {
+    memcpy(to, rows + atoms[k] * row_bytes, row_bytes);
+    to += words;
+  }
+  return static_cast<int>(to - buffer);
 }
 
 void PairTesseral::unpack_forward_comm(int n, int first, double *buffer)
 {
   const size_t words = (row_bytes + WORD - 1) / WORD;
-  for (int k = 0; k < n; k++) memcpy(rows + (first + static_cast<size_t>(k)) * row_bytes, buffer + k * words, row_bytes);
+  for (int k : received[{first, n}]) {
+    memcpy(rows + (first + static_cast<size_t>(k)) * row_bytes, buffer, row_bytes);
+    buffer += words;
+  }
 }
 
 int PairTesseral::pack_reverse_comm(int n, int first, double *buffer)
 {
+  std::vector<int> &which = received[{first, n}];
+  if (planning) {
+    std::copy_n(&wanted_here[0] + first, n, buffer);
+    for (int k = 0; k < n; k++)
+      if (buffer[k] != 0.0) which.push_back(k);
+    return n;
+  }
   const size_t words = (row_bytes + WORD - 1) / WORD;
-  for (int k = 0; k < n; k++) memcpy(buffer + k * words, rows + (first + static_cast<size_t>(k)) * row_bytes, row_bytes);
-  return static_cast<int>(n * words);
+  double *to = buffer;
+  for (int k : which) {
+    memcpy(to, rows + (first + static_cast<size_t>(k)) * row_bytes, row_bytes);
+    to += words;
+  }
+  return static_cast<int>(to - buffer);
 }
 
 namespace {
 
-template <typename Real> void add_rows(int n, const int *atoms, const double *buffer, char *rows, size_t bytes)
+template <typename Real> void add_row(char *row, const double *from, size_t bytes)
 {
-  const size_t words = (bytes + WORD - 1) / WORD;
+  Real *to = reinterpret_cast<Real *>(row);
   const size_t width = bytes / sizeof(Real);
-  for (int k = 0; k < n; k++) {
-    Real *row = reinterpret_cast<Real *>(rows + atoms[k] * bytes);
-    const char *from = reinterpret_cast<const char *>(buffer + k * words);
-    for (size_t i = 0; i < width; i++) {
-      Real value;
-      memcpy(&value, from + i * sizeof(Real), sizeof(Real));
-      row[i] += value;
-    }
+  for (size_t i = 0; i < width; i++) {
+    Real value;
+    memcpy(&value, reinterpret_cast<const char *>(from) + i * sizeof(Real), sizeof(Real));
+    to[i] += value;
   }
 }
 
@@ -519,10 +600,23 @@ template <typename Real> void add_rows(int n, const int *atoms, const double *bu
 
 void PairTesseral::unpack_reverse_comm(int n, int *atoms, double *buffer)
 {
-  if (row_dtype == 0)
-    add_rows<float>(n, atoms, buffer, rows, row_bytes);
-  else
-    add_rows<double>(n, atoms, buffer, rows, row_bytes);
+  std::vector<int> &which = sent[{atoms, n}];
+  if (planning) {
+    for (int k = 0; k < n; k++)
+      if (buffer[k] != 0.0) {
+        which.push_back(k);
+        wanted_here[atoms[k]] = 1.0;
+      }
+    return;
+  }
+  const size_t words = (row_bytes + WORD - 1) / WORD;
+  for (int k : which) {
+    if (row_dtype == 0)
+      add_row<float>(rows + atoms[k] * row_bytes, buffer, row_bytes);
+    else
+      add_row<double>(rows + atoms[k] * row_bytes, buffer, row_bytes);
+    buffer += words;
+  }
 }
 
 /* ----------------------------------------------------------------------

@@ -9,7 +9,9 @@
 #include "tesseral.h"
 
 #include <exception>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace LAMMPS_NS {
@@ -62,12 +64,22 @@ class PairTesseral : public Pair {
   // What a step hands over, kept between lists.
   std::vector<int32_t> species;        // of owned and ghost atoms
   std::vector<int64_t> tags;
+  std::vector<int32_t> images;         // of ghosts: the first atom here with the same tag
+  bool all_images = false;             // whether no ghost is another rank's
   std::vector<int32_t> counts;         // of neighbours of owned atoms
   std::vector<const int32_t *> firsts;
   std::vector<double> forces, energies, virials;    // only where units are converted
   bool list_checked = false;
   class NeighList *listed = nullptr;    // the list that the last step was computed with
   bigint listed_at = -1;                // and the count of builds it comes from
+
+  // Which atoms of LAMMPS' swaps have rows that travel. A swap is known by its list of atoms where it is sent from, by its first ghost where it is received, and
+  // by their number.
+  std::map<std::pair<const int *, int>, std::vector<int>> sent;
+  std::map<std::pair<int, int>, std::vector<int>> received;
+  std::vector<int> relayed;        // ghosts that are not wanted here, but by ranks beyond
+  std::vector<double> wanted_here;    // 1 for atoms whose rows are wanted
+  bool planning = false;
 
   // The exchange that is going on.
   char *rows = nullptr;
@@ -82,6 +94,9 @@ class PairTesseral : public Pair {
   void read_text(FILE *, std::string &);
   int ranks_here(int &);
   bool prepare_atoms();
+  void find_images();
+  bool is_alone() const;
+  void plan_exchange();
   void check_list();
   int exchange(void *, size_t, uint32_t, bool);
   static int forward(void *, void *, size_t);
