@@ -25,8 +25,8 @@ pub struct DomainAtoms<'a> {
     /// features of that atom, so that they cost nothing in exchanges, and what would be forces on them is among its forces. If it is not told, no ghost is a copy.
     /// Looked at with a new list only.
     pub images: Option<&'a [u32]>,
-    /// The neighbours of each own atom, if they are others than in the last call. Every neighbour within the cutoff has to be there for as long as the list is used; those
-    /// beyond it are left out at each step.
+    /// The neighbours of each own atom, if they are others than in the last call. Every neighbour within the cutoff has to be
+    /// there for as long as the list is used; those beyond it are left out at each step.
     pub neighbors: Option<&'a dyn Neighbors>,
 }
 
@@ -73,9 +73,10 @@ pub enum Numbers<'a> {
     F64(&'a mut [f64]),
 }
 
-/// A row of numbers for each atom: own atoms, then ghosts, in the caller's order. Rows are aligned to 8 bytes and multiples of 8 bytes long. Rows of ghosts that
-/// are copies of an atom here ([`DomainAtoms::images`]) hold nothing, and nobody reads them; nor does anybody read those of ghosts that are no own atom's neighbour, neither themselves nor
-/// by a copy.
+/// A row of numbers for each atom: own atoms, then ghosts, in the caller's order. Rows are aligned to 8 bytes and multiples of 8 bytes long.
+///
+/// Rows of ghosts that are copies of an atom here ([`DomainAtoms::images`]) hold nothing, and nobody reads them. Nor does anybody read those of ghosts that no own atom
+/// has for a neighbour, neither the ghost nor a copy of it.
 #[derive(Debug)]
 pub struct ExchangeRows<'a> {
     /// Numbers of a row.

@@ -11,17 +11,19 @@
 //! ```
 //!
 //! So ghosts within one cutoff are enough, however many layers there are, and no edge is computed twice. The first layer needs nothing of its neighbours but
-//! their species. Ghosts that the caller says are copies of another atom here, across a periodic boundary, share its features: they are neither stored nor exchanged,
-//! and what their edges give goes to that atom at once. A rank that is alone, all of whose ghosts are copies, exchanges nothing. Every rank comes to the same exchanges in the same order, those without atoms and those that have failed too: an
-//! evaluation that ends with an error goes through the exchanges that are left with zeros. Only where an exchange itself fails there are no further ones.
+//! their species. Ghosts that the caller says are copies of another atom here, across a periodic boundary, share its features: nothing is stored or exchanged for
+//! them, and what their edges give goes to that atom at once. A rank that is alone, all of whose ghosts are copies, exchanges nothing.
+//!
+//! Every rank comes to the same exchanges in the same order, those without atoms and those that have failed too: an evaluation that ends with an error goes
+//! through the exchanges that are left with zeros. Only where an exchange itself fails there are no further ones.
 //!
 //! The passes are those of [`super::engine`], or on a device those of `super::device::step`; an atom's sums have the same order for any number of threads. What the reverse exchange adds, and in which order, is
 //! the caller's.
 //!
 //! # What is exchanged
 //!
-//! A row for each atom that is no copy and exchange: the irreps that the next layer's convolution reads, `dim` numbers in the precision of the potential, rounded up to 8 bytes. Of a
-//! model with `L` layers a ghost receives `Σ dim(t)` numbers over the layers `t = 2 … L`, and gives back as many cotangents:
+//! A row for each exchange and atom that is no copy: the irreps that the next layer's convolution reads, `dim` numbers in the precision of the potential, rounded up
+//! to 8 bytes. Of a model with `L` layers a ghost receives `Σ dim(t)` numbers over the layers `t = 2 … L`, and gives back as many cotangents:
 //!
 //! | model | exchanged irreps | bytes for each ghost and step, f32 | f64 |
 //! |---|---|---|---|
@@ -30,7 +32,7 @@
 //! | MACE, 2 layers of 128x0e | 128 | 2 · 512 | 2 · 1,024 |
 //!
 //! (a test counts them). LAMMPS adds 3 + 3 doubles for positions and forces. A cube of `n` atoms at the density ρ has `((n/ρ)^⅓ + 2 r)³ ρ − n` ghosts within the reach
-//! `r` of cutoff and skin, of which those are no copies that are atoms of other ranks.
+//! `r` of cutoff and skin; in small systems many are copies.
 
 use std::sync::Arc;
 

@@ -215,7 +215,8 @@ impl Topology {
 
     /// Of atoms with given neighbours: the first `owned` of `positions` (Å) are a rank's own, the others ghosts, which have a place of their own and no
     /// lattice shift. Of each ghost `images` tells the first atom that it is a copy of, or itself. Neighbours are counted as positions are. Own
-    /// atoms that the model has nothing to do with ([`NO_SPECIES`]) come after those that it computes, then ghosts, and copies last. Returns the index here of each place, too.
+    /// atoms that the model has nothing to do with ([`NO_SPECIES`]) come after those that it computes, then ghosts, and copies last. Returns which of `positions`
+    /// each place is, too.
     pub(super) fn of_rank(
         owned: usize,
         positions: &[[f64; 3]],
