@@ -60,7 +60,9 @@ pub(super) struct Setting<T> {
     /// Whether memory is so short that nodes are computed twice.
     recompute: bool,
     pub(super) topology: Topology,
-    pub(super) positions: Vec<[f64; 3]>,
+    positions: Vec<[f64; 3]>,
+    /// Counts evaluations.
+    step: u64,
     species: Vec<u16>,
     present: Vec<u32>,
     squared_cutoffs: Vec<f64>,
@@ -74,8 +76,16 @@ pub(super) struct Setting<T> {
 }
 
 impl<T: HasSlabs> Setting<T> {
+    /// Places the atoms for the next evaluation.
+    pub(super) fn place<'a, I: Iterator<Item = [f64; 3]>>(&'a mut self, positions: impl FnOnce(&'a Topology) -> I) {
+        self.positions.clear();
+        self.positions.extend(positions(&self.topology));
+        self.step += 1;
+    }
+
     pub(super) fn at<'a>(&'a self, cell: &'a [[f64; 3]; 3]) -> Positions<'a> {
         Positions {
+            step: self.step,
             cell,
             positions: &self.positions,
             species: &self.species,
@@ -145,6 +155,7 @@ impl<T: HasSlabs> Session<T> {
                 recompute: false,
                 topology: Topology::empty(),
                 positions: Vec::new(),
+                step: 0,
                 species: Vec::new(),
                 present: Vec::new(),
                 squared_cutoffs: Vec::new(),
@@ -323,9 +334,7 @@ impl<T: HasSlabs> Session<T> {
             }
         }
         self.clock.end(Stage::Lists);
-        let Setting { positions, topology, .. } = &mut self.setting;
-        positions.clear();
-        positions.extend(topology.order.iter().map(|&i| structure.positions[i as usize]));
+        self.setting.place(|topology| topology.order.iter().map(|&i| structure.positions[i as usize]));
         let plan = self.plan.clone();
         let last = plan.layers.len() - 1;
         for t in 0..last {
@@ -434,7 +443,7 @@ impl<T: HasSlabs> Session<T> {
                     dx: cut_rows(&mut dx_rest, &layer.features, atoms),
                     dup: cut_rows(&mut dup_rest, &layer.sent, atoms),
                     rows: if t > 0 { rows } else { &mut [] },
-                    dv: cut(&mut dv, 3 * domain.rows.len()),
+                    dv: cut(&mut dv, 3 * domain.edge_ends.len()),
                     energies: cut(&mut energies, atoms),
                     ..Task::of(domain)
                 }

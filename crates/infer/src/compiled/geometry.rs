@@ -23,15 +23,19 @@ pub(super) struct Geometry<T> {
     pub(super) harmonics: Vec<T>,
     functions: Harmonics<T>,
     dim_edge: usize,
+    /// Of which step and domain (by its first atom) these are.
+    of: Option<(u64, usize)>,
     /// The smallest squared distance since it was last reset, Å².
     pub(super) closest: f64,
-    /// Position and shift of each row, Å.
-    row_positions: Vec<([f64; 3], [f64; 3])>,
+    /// Position and shift of each end of the domain's edges, Å.
+    ends: Vec<([f64; 3], [f64; 3])>,
 }
 
 /// The structure as the engine holds it.
 #[derive(Clone, Copy)]
 pub(super) struct Positions<'a> {
+    /// Another number whenever anything below is different.
+    pub(super) step: u64,
     pub(super) cell: &'a [[f64; 3]; 3],
     pub(super) positions: &'a [[f64; 3]],
     /// Species of each atom, counted among those that are present.
@@ -59,8 +63,9 @@ impl<T: HasSlabs> Geometry<T> {
             harmonics: Vec::new(),
             functions: Harmonics::new(lmax, normalize),
             dim_edge: (lmax + 1) * (lmax + 1),
+            of: None,
             closest: f64::INFINITY,
-            row_positions: Vec::new(),
+            ends: Vec::new(),
         }
     }
 
@@ -68,16 +73,19 @@ impl<T: HasSlabs> Geometry<T> {
         self.rows.len()
     }
 
-    fn fill_rows(&mut self, domain: &Domain, at: Positions<'_>) {
-        self.row_positions.clear();
-        self.row_positions.extend(
-            domain.row_places.iter().zip(&domain.row_shifts).map(|(&j, &shift)| (at.positions[j as usize], translation(at.cell, shift))),
-        );
+    fn place_ends(&mut self, domain: &Domain, at: Positions<'_>) {
+        self.ends.clear();
+        self.ends.extend(domain.ends.iter().map(|end| (at.positions[end.place as usize], translation(at.cell, end.shift))));
     }
 
-    /// Finds the edges of a domain.
+    /// Finds the edges of a domain, if they are not those that are here: all passes of a structure of one domain need them once.
     pub(super) fn update(&mut self, domain: &Domain, at: Positions<'_>) {
-        self.fill_rows(domain, at);
+        let of = Some((at.step, domain.atoms.start));
+        if self.of == of {
+            return;
+        }
+        self.of = of;
+        self.place_ends(domain, at);
         self.offsets.clear();
         self.offsets.push(0);
         self.rows.clear();
@@ -89,8 +97,9 @@ impl<T: HasSlabs> Geometry<T> {
             let center = at.positions[atom];
             let of_center = at.species[atom] as usize * at.num_species;
             for e in domain.offsets[i]..domain.offsets[i + 1] {
-                let row = domain.rows[e as usize];
-                let (neighbor, shift) = self.row_positions[row as usize];
+                let end = domain.edge_ends[e as usize] as usize;
+                let row = domain.ends[end].row;
+                let (neighbor, shift) = self.ends[end];
                 // As the neighbour list computes it: reversing the edge reverses the vector exactly.
                 let v: [f64; 3] = std::array::from_fn(|x| (neighbor[x] - center[x]) + shift[x]);
                 let squared = v[0] * v[0] + v[1] * v[1] + v[2] * v[2];
@@ -132,7 +141,7 @@ impl<T: HasSlabs> Geometry<T> {
         topology: &Topology,
         forces: &mut [[f64; 3]],
     ) -> [[f64; 3]; 3] {
-        self.fill_rows(domain, at);
+        self.place_ends(domain, at);
         let mut strain = [[0.0; 3]; 3];
         for (i, atom) in domain.atoms.clone().enumerate() {
             let center = at.positions[atom];
@@ -141,7 +150,7 @@ impl<T: HasSlabs> Geometry<T> {
             for local in domain.offsets[i] as usize..domain.offsets[i + 1] as usize {
                 let here = of_edge(gradient, domain.first_edge + local);
                 let back = incoming.next().map_or([0.0; 3], |&e| of_edge(gradient, e as usize));
-                let (neighbor, shift) = self.row_positions[domain.rows[local] as usize];
+                let (neighbor, shift) = self.ends[domain.edge_ends[local] as usize];
                 for a in 0..3 {
                     force[a] += here[a] - back[a];
                     let v = (neighbor[a] - center[a]) + shift[a];

@@ -229,7 +229,7 @@ impl<T: Exchanged> Rank<T> {
         let closest = match &mut self.computed {
             Computed::Here(session) => {
                 session.clock.end(Stage::Lists);
-                session.setting.positions.clone_from(&self.positions);
+                session.setting.place(|_| self.positions.iter().copied());
                 passes(session, (&self.rows, &self.place, atoms.owned), &mut self.words, turns, threads)?;
                 session.take_closest()
             }
@@ -350,7 +350,7 @@ impl<T: Exchanged> Rank<T> {
         for domain in &self.computed.topology().domains {
             for (i, center) in domain.atoms.clone().enumerate() {
                 for e in domain.offsets[i]..domain.offsets[i + 1] {
-                    let neighbor = domain.row_places[domain.rows[e as usize] as usize] as usize;
+                    let neighbor = domain.ends[domain.edge_ends[e as usize] as usize].place as usize;
                     let (a, b) = (self.positions[center], self.positions[neighbor]);
                     let distance = (0..3).map(|x| (a[x] - b[x]) * (a[x] - b[x])).sum::<f64>().sqrt();
                     if distance < SAME_SPOT {
@@ -475,9 +475,9 @@ fn passes<T: Exchanged>(
 /// Half of −v ⊗ dE/dv of each edge for either end, in the engine's order of atoms: xx, yy, zz, xy, xz, yz.
 fn atomic_virials<T: HasSlabs>(session: &Session<T>, virials: &mut Vec<[f64; 6]>) {
     let (setting, dv) = (&session.setting, &session.dv);
-    let (topology, positions) = (&setting.topology, &setting.positions);
+    let (topology, positions) = (&setting.topology, setting.at(&NO_CELL).positions);
     let add = |sum: &mut [f64; 6], center: usize, edge: usize| {
-        let (from, to, g) = (positions[center], positions[topology.end(center, edge)], of_edge(dv, edge));
+        let (from, to, g) = (positions[center], positions[topology.place(center, edge)], of_edge(dv, edge));
         let v: [f64; 3] = std::array::from_fn(|x| to[x] - from[x]);
         for (sum, (a, b)) in sum.iter_mut().zip([(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]) {
             *sum -= 0.25 * (v[a] * g[b] + v[b] * g[a]);

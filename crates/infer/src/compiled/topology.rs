@@ -1,8 +1,8 @@
 //! Which atoms see which, in the order and the portions in which they are computed.
 //!
 //! Atoms are sorted along a space-filling curve and cut into domains of consecutive atoms; inside a domain they are sorted by species. A domain has its own
-//! short list of neighbours (its rows: an atom and a lattice shift), so that features of neighbours are gathered into memory that fits a cache, and
-//! cotangents of neighbours are added up privately, to be joined in a fixed order. Domains depend on the structure alone, never on threads.
+//! short list of neighbours, so that their features are gathered into memory that fits a cache, and their cotangents are added up privately, to be joined
+//! in a fixed order: a row for each atom, of whatever periodic images its edges end at. Domains depend on the structure alone, never on threads.
 //!
 //! The atoms of one rank of many ([`super::ranks`]) are cut in the same way. Its ghosts come after the atoms that are its own: they are seen, and see nobody.
 //! Ghosts that are copies of an atom have places of their own, and its features.
@@ -39,18 +39,26 @@ pub(super) struct Domain {
     pub(super) first_edge: usize,
     /// Edges of each atom within the domain.
     pub(super) offsets: Vec<u32>,
-    /// Row of each edge's neighbour.
-    pub(super) rows: Vec<u32>,
-    /// Atom of each row, whose position it is at, and the lattice shift from there.
+    /// Where each edge ends: one of the ends below.
+    pub(super) edge_ends: Vec<u32>,
+    /// The row of each end, whose position it is at, and the lattice shift from there.
+    pub(super) ends: Vec<End>,
+    /// Atom of each row.
     pub(super) row_atoms: Vec<u32>,
-    pub(super) row_places: Vec<u32>,
-    pub(super) row_shifts: Vec<[i32; 3]>,
 }
 
 impl Domain {
     pub(super) fn num_atoms(&self) -> usize {
         self.atoms.len()
     }
+}
+
+/// Where edges of a domain end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct End {
+    pub(super) row: u32,
+    pub(super) place: u32,
+    pub(super) shift: [i32; 3],
 }
 
 /// A row of cotangents that belongs to an atom.
@@ -153,15 +161,21 @@ fn domains(offsets: &[usize], domain_size: usize, species: &[u32], key: impl Fn(
         let mut keys: Vec<(u32, u32, [i32; 3])> = edges.clone().map(&key).collect();
         keys.sort_unstable();
         keys.dedup();
-        let row = |e: usize| keys.binary_search(&key(e)).expect("every edge is among its keys") as u32;
+        let end = |e: usize| keys.binary_search(&key(e)).expect("every edge is among its keys") as u32;
+        let mut row_atoms: Vec<u32> = Vec::new();
+        let of_key = |&(atom, place, shift): &(u32, u32, [i32; 3])| {
+            if row_atoms.last() != Some(&atom) {
+                row_atoms.push(atom);
+            }
+            End { row: row_atoms.len() as u32 - 1, place, shift }
+        };
         Domain {
             groups: groups(&species[atoms.clone()]),
             first_edge,
             offsets: offsets[atoms.start..=atoms.end].iter().map(|&o| (o - first_edge) as u32).collect(),
-            rows: edges.map(row).collect(),
-            row_atoms: keys.iter().map(|k| k.0).collect(),
-            row_places: keys.iter().map(|k| k.1).collect(),
-            row_shifts: keys.iter().map(|k| k.2).collect(),
+            edge_ends: edges.map(end).collect(),
+            ends: keys.iter().map(of_key).collect(),
+            row_atoms,
             atoms,
         }
     };
@@ -290,15 +304,17 @@ impl Topology {
         self.offsets.partition_point(|&first| first <= edge as usize) - 1
     }
 
-    /// Where an edge of an atom ends: a place.
-    pub(super) fn end(&self, center: usize, edge: usize) -> usize {
+    /// The place where an edge of an atom ends.
+    pub(super) fn place(&self, center: usize, edge: usize) -> usize {
         let domain = &self.domains[center / self.domain_size];
-        domain.row_places[domain.rows[edge - domain.first_edge] as usize] as usize
+        domain.ends[domain.edge_ends[edge - domain.first_edge] as usize].place as usize
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        let of_domain = |d: &Domain| 4 * (d.offsets.len() + d.rows.len()) + 20 * d.row_atoms.len() + 32 * d.groups.len();
+        let of_domain = |d: &Domain| {
+            4 * (d.offsets.len() + d.edge_ends.len() + d.row_atoms.len()) + size_of::<End>() * d.ends.len() + 32 * d.groups.len()
+        };
         let of_wave = |w: &Wave| w.chunks.iter().map(|c| c.1.len() * size_of::<Entry>()).sum::<usize>();
         8 * self.order.len()
             + 8 * self.offsets.len()

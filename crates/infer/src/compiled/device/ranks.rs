@@ -51,7 +51,7 @@ impl Symmetric {
         let own = topology.num_atoms();
         let mut offsets = topology.offsets.clone();
         let mut neighbors: Vec<u32> =
-            topology.domains.iter().flat_map(|domain| domain.rows.iter().map(|&row| domain.row_atoms[row as usize])).collect();
+            topology.domains.iter().flat_map(|domain| domain.edge_ends.iter().map(|&end| domain.ends[end as usize].place)).collect();
         for ghost in own..topology.num_rows() {
             neighbors.extend(topology.incoming(ghost).iter().map(|&e| topology.center(e) as u32));
             offsets.push(neighbors.len());
