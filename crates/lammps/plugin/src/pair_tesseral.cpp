@@ -569,7 +569,7 @@ int PairTesseral::pack_reverse_comm(int n, int first, double *buffer)
 {
   std::vector<int> &which = received[{first, n}];
   if (planning) {
-    std::copy_n(&wanted_here[0] + first, n, buffer);
+    std::copy_n(wanted_here.data() + first, n, buffer);
     for (int k = 0; k < n; k++)
       if (buffer[k] != 0.0) which.push_back(k);
     return n;
