@@ -39,8 +39,6 @@ impl DomainAtoms<'_> {
 
 /// A full list of the neighbours of a rank's own atoms: of two of them, each has the other.
 pub trait Neighbors: Sync {
-    /// How many an atom has.
-    fn count(&self, atom: usize) -> usize;
     /// Appends the neighbours of an atom to `to`: indices into own atoms and ghosts.
     fn append(&self, atom: usize, to: &mut Vec<u32>);
 }
@@ -55,10 +53,6 @@ pub struct NeighborRows<'a> {
 }
 
 impl Neighbors for NeighborRows<'_> {
-    fn count(&self, atom: usize) -> usize {
-        self.offsets[atom + 1] - self.offsets[atom]
-    }
-
     fn append(&self, atom: usize, to: &mut Vec<u32>) {
         to.extend_from_slice(&self.neighbors[self.offsets[atom]..self.offsets[atom + 1]]);
     }

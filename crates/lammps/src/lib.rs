@@ -370,14 +370,10 @@ impl Lists<'_> {
 }
 
 impl Neighbors for Lists<'_> {
-    fn count(&self, atom: usize) -> usize {
-        self.counts[atom] as usize
-    }
-
     fn append(&self, atom: usize, to: &mut Vec<u32>) {
         if self.counts[atom] > 0 {
             // SAFETY: checked not to be NULL, and as many are there by the caller's contract.
-            let list = unsafe { std::slice::from_raw_parts(self.neighbors[atom], self.count(atom)) };
+            let list = unsafe { std::slice::from_raw_parts(self.neighbors[atom], self.counts[atom] as usize) };
             to.extend(list.iter().map(|&j| j as u32 & self.mask));
         }
     }
