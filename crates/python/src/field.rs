@@ -1,20 +1,19 @@
 //! Models that are ready to compute: one, or a committee of several.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tesseral_atoms::{Evaluation, ForceField, Structure};
+use tesseral_atoms::{Evaluation, ForceField, Spread, Structure};
 use tesseral_infer::{DeviceChoice, Dtype, Engine, Members, Options, Potential};
 use tesseral_potentials::{Architecture, Header};
 
 use crate::errors::Failure;
-use crate::process::{PerProcess, Process, detached, interruptible, locked, number_of_threads};
-use crate::structures::{Arrays, results, to_structures};
+use crate::process::{PerProcess, Process, detached, locked, number_of_threads, pipelined};
+use crate::structures::{Arrays, results};
 
-/// Structures that are evaluated between two looks for signals: so many, or so many atoms.
-const CHUNK: (usize, usize) = (1024, 20_000);
+/// Structures that are evaluated while Python makes as many others ready: so many, or so many atoms.
+const CHUNK: (usize, usize) = (256, 20_000);
 
 /// How far beyond the cutoff neighbours are listed on a device where nothing is said, Å.
 const DEVICE_SKIN: f64 = 0.5;
@@ -145,6 +144,15 @@ impl Loaded {
     pub(crate) fn identity(&self) -> String {
         let names = self.members.potentials().iter().map(|member| member.header().name.as_str());
         tesseral_loader::identity(names.zip(self.fingerprints.iter().map(String::as_str)), &self.read.options)
+    }
+
+    /// Results of structures, those among them that are none included.
+    fn evaluate(&self, many: Vec<Result<Structure, Failure>>) -> Vec<Result<(Evaluation, Option<Spread>), Failure>> {
+        let mut structures = Vec::with_capacity(many.len());
+        let many: Vec<Result<(), Failure>> = many.into_iter().map(|structure| structure.map(|s| structures.push(s))).collect();
+        let mut evaluated = self.members.evaluate(&structures).into_iter();
+        let mut next = || evaluated.next().map_or_else(|| Err(Failure::new("internal error: a result is missing")), |result| Ok(result?));
+        many.into_iter().map(|one| one.and_then(|()| next())).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -334,40 +342,43 @@ impl Field {
         results(py, evaluation, spread)
     }
 
-    /// Results of many structures. One that cannot be evaluated has an exception in its place, or, with `strict`, raises it.
-    fn evaluate<'py>(&self, py: Python<'py>, many: Vec<Arrays<'py>>, strict: bool) -> PyResult<Bound<'py, PyList>> {
-        let structures = to_structures(&many).map_err(|failure| failure.raise(py))?;
-        drop(many);
-        let evaluated = interruptible(py, self.threads, |stop| {
-            let loaded = self.loaded()?;
-            let mut results = Vec::with_capacity(structures.len());
-            let mut rest = structures.as_slice();
-            while !rest.is_empty() && !stop.load(Ordering::Relaxed) {
-                let mut atoms = 0;
-                let fits = |structure: &&Structure| {
-                    atoms += structure.len();
-                    atoms <= CHUNK.1
-                };
-                let count = rest.iter().take(CHUNK.0).take_while(fits).count().max(1);
-                let (chunk, others) = rest.split_at(count);
-                for result in loaded.members.evaluate(chunk) {
-                    let result = result.map_err(|error| Failure::from(error).of_structure(results.len()));
-                    match result {
-                        Err(failure) if strict => return Err(failure),
-                        result => results.push(result),
+    /// Results of many structures, as `made` makes them of dictionaries. One that cannot be evaluated has an exception in its place, or, with `strict`, raises it.
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        many: &Bound<'py, PyAny>,
+        strict: bool,
+        made: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let loaded = detached(py, self.threads, |_| self.loaded())?;
+        let list = PyList::empty(py);
+        let mut rest = many.try_iter()?;
+        let chunk = || {
+            let (mut chunk, mut atoms) = (Vec::new(), 0);
+            while chunk.len() < CHUNK.0 && atoms < CHUNK.1 {
+                let Some(arrays) = rest.next() else { break };
+                let structure = arrays?.extract::<Arrays<'_>>()?.to_structure();
+                atoms += structure.as_ref().map_or(0, Structure::len);
+                chunk.push(structure);
+            }
+            Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+        };
+        let take = |evaluated: Vec<Result<_, Failure>>| {
+            for result in evaluated {
+                match result {
+                    Ok((evaluation, spread)) => list.append(made.call1((results(py, evaluation, spread)?,))?)?,
+                    Err(failure) => {
+                        let failure = failure.of_structure(list.len());
+                        if strict {
+                            return Err(failure.raise(py));
+                        }
+                        list.append(failure.instance(py)?)?;
                     }
                 }
-                rest = others;
             }
-            Ok(results)
-        })?;
-        let list = PyList::empty(py);
-        for result in evaluated {
-            match result {
-                Ok((evaluation, spread)) => list.append(results(py, evaluation, spread)?)?,
-                Err(failure) => list.append(failure.instance(py)?)?,
-            }
-        }
+            Ok(())
+        };
+        pipelined(py, self.threads, chunk, |chunk| Ok(loaded.evaluate(chunk)), take)?;
         Ok(list)
     }
 }

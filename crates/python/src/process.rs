@@ -7,7 +7,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -174,35 +174,67 @@ pub(crate) fn interruptible<R: Send>(
     work: impl FnOnce(&Arc<AtomicBool>) -> Result<R, Failure> + Send,
 ) -> PyResult<R> {
     let process = Process::current();
+    let pool = process.pool(threads).map_err(|failure| failure.raise(py))?;
     let stop = Arc::new(AtomicBool::new(false));
     let asked = &stop;
-    let (result, interrupt) = py.detach(|| {
-        let mut interrupt = None;
-        let pool = match process.pool(threads) {
-            Ok(pool) => pool,
-            Err(failure) => return (Err(failure), interrupt),
-        };
+    let result = pool.in_place_scope(|scope| {
         let (sender, receiver) = channel();
-        let result = pool.in_place_scope(|scope| {
-            scope.spawn(move |_| {
-                sender.send(caught(|| work(asked))).ok();
-            });
-            loop {
-                match receiver.recv_timeout(SIGNALS) {
-                    Ok(result) => break result,
-                    Err(RecvTimeoutError::Disconnected) => break Err(Failure::new("internal error: a computation ended without a result")),
-                    Err(RecvTimeoutError::Timeout) => Python::attach(|py| {
-                        if let Err(error) = process.messages.deliver(py).and_then(|()| py.check_signals()) {
-                            asked.store(true, Ordering::Relaxed);
-                            interrupt.get_or_insert(error);
-                        }
-                    }),
-                }
-            }
+        scope.spawn(move |_| {
+            sender.send(caught(|| work(asked))).ok();
         });
-        (result, interrupt)
+        waited(py, receiver, asked)
     });
     process.messages.deliver(py)?;
+    result
+}
+
+/// Has one piece of work after another computed by the threads. While they have one, this thread, which holds Python's lock, makes the next and takes what came of the one
+/// before. Looks for signals as [`interruptible`] does: what was begun is finished, and its results are dropped.
+pub(crate) fn pipelined<Piece: Send, Done: Send>(
+    py: Python<'_>,
+    threads: usize,
+    mut make: impl FnMut() -> PyResult<Option<Piece>>,
+    work: impl Fn(Piece) -> Result<Done, Failure> + Sync,
+    mut take: impl FnMut(Done) -> PyResult<()>,
+) -> PyResult<()> {
+    let process = Process::current();
+    let pool = process.pool(threads).map_err(|failure| failure.raise(py))?;
+    let (work, stop) = (&work, AtomicBool::new(false));
+    let result = pool.in_place_scope(|scope| {
+        let (mut next, mut done) = (make()?, None);
+        while let Some(piece) = next {
+            let (sender, receiver) = channel();
+            scope.spawn(move |_| {
+                sender.send(caught(|| work(piece))).ok();
+            });
+            let here = done.take().map_or(Ok(()), &mut take).and_then(|()| make());
+            // Even if something is wrong here: others may have Python's lock while this thread waits for the end.
+            let there = waited(py, receiver, &stop);
+            (next, done) = (here?, Some(there?));
+        }
+        done.map_or(Ok(()), take)
+    });
+    process.messages.deliver(py)?;
+    result
+}
+
+/// What comes from a thread that computes. Signals of Python make `stop` true and are raised in the end.
+fn waited<R: Send>(py: Python<'_>, mut receiver: Receiver<Result<R, Failure>>, stop: &AtomicBool) -> PyResult<R> {
+    let mut interrupt = None;
+    let result = loop {
+        let received;
+        (received, receiver) = py.detach(move || (receiver.recv_timeout(SIGNALS), receiver));
+        match received {
+            Ok(result) => break result,
+            Err(RecvTimeoutError::Disconnected) => break Err(Failure::new("internal error: a computation ended without a result")),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(error) = Process::current().messages.deliver(py).and_then(|()| py.check_signals()) {
+                    stop.store(true, Ordering::Relaxed);
+                    interrupt.get_or_insert(error);
+                }
+            }
+        }
+    };
     match interrupt {
         Some(error) => Err(error),
         None => result.map_err(|failure| failure.raise(py)),

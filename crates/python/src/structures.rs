@@ -68,12 +68,6 @@ impl Arrays<'_> {
     }
 }
 
-/// Many structures; what is wrong with one of them names it.
-pub(crate) fn to_structures(many: &[Arrays<'_>]) -> Result<Vec<Structure>, Failure> {
-    let named = |(index, arrays): (usize, &Arrays<'_>)| arrays.to_structure().map_err(|failure| failure.of_structure(index));
-    many.iter().enumerate().map(named).collect()
-}
-
 /// Rows of three numbers, without a copy.
 fn vectors<'a>(array: &'a PyReadonlyArray2<'_, f64>) -> Result<&'a [[f64; 3]], Failure> {
     match array.as_slice()?.as_chunks::<3>() {

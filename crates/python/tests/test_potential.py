@@ -67,12 +67,52 @@ def test_many_are_as_each_alone():
         assert (calculator.get_forces(atoms) == result.forces).all()
 
 
+def test_as_many_as_an_iterator_gives():
+    # More than are computed at a time, and all of them the same object, which moves.
+    def moved(count):
+        atoms = bulk("NaCl", "rocksalt", 5.64)
+        for k in range(count):
+            atoms.positions[0, 0] = 0.001 * k
+            yield atoms
+
+    potential, calculator = Potential(), Calculator()
+    results = potential.evaluate(moved(600))
+    assert len(results) == 600
+    assert len({result.energy for result in results}) == 600
+    for k, atoms in enumerate(moved(600)):
+        if k % 100 == 0 or k in (255, 256, 599):
+            assert calculator.get_potential_energy(atoms) == results[k].energy
+
+    def torn():
+        yield from moved(300)
+        raise LookupError("no more frames")
+
+    for errors in ("raise", "return"):
+        with pytest.raises(LookupError, match="no more frames"):
+            potential.evaluate(torn(), errors=errors)
+    # What is wrong far behind names the place as well, and what is after it is not asked for.
+    asked = []
+
+    def wrong():
+        for k, atoms in enumerate(moved(2000)):
+            asked.append(k)
+            if k == 301:
+                atoms.numbers[0] = 300
+            yield atoms
+
+    with pytest.raises(InputError, match="^structure 301: atom 0 has the atomic number 300") as caught:
+        potential.evaluate(wrong())
+    assert caught.value.index == 301
+    assert len(asked) < 2000
+    assert potential.evaluate(next(moved(1))).energy == results[0].energy
+
+
 def test_a_bad_one_among_many(silicon):
     collapsed = silicon.copy()
     collapsed.positions[3] = collapsed.positions[5]
     unknown = molecule("H2O")
     unknown.numbers[0] = 92 + 20
-    many = [silicon, collapsed, silicon, unknown, {"numbers": [1]}]
+    many = [silicon, collapsed, silicon, unknown, {"numbers": [1]}, {"numbers": [300], "positions": [[0, 0, 0]]}, silicon]
     potential = Potential()
     with pytest.raises(InputError, match="^structure 1: atoms 3 and 5 are on the same spot") as caught:
         potential.evaluate(many[:3])
@@ -85,6 +125,9 @@ def test_a_bad_one_among_many(silicon):
     assert isinstance(results[1], InputError) and results[1].index == 1
     assert isinstance(results[3], ValueError) and str(results[3]).startswith("structure 3: the model does not know element")
     assert isinstance(results[4], KeyError)
+    assert isinstance(results[5], InputError) and results[5].index == 5
+    assert str(results[5]).startswith("structure 5: atom 0 has the atomic number 300, which is no element")
+    assert results[6].energy == results[0].energy
     with pytest.raises(InputError, match="errors="):
         potential.evaluate(many, errors="ignore")
 

@@ -25,6 +25,15 @@ pub(super) fn groups(species: &[u32]) -> Vec<Group> {
     groups
 }
 
+/// A matrix and its transpose: each pass reads the one whose rows it adds up, because turning a matrix over takes longer than multiplying a few rows with it.
+#[derive(Debug)]
+struct Weights<T> {
+    /// `[n_in, n_out]`
+    matrix: Vec<T>,
+    /// `[n_out, n_in]`
+    transposed: Vec<T>,
+}
+
 /// The weights from one block into another.
 #[derive(Debug)]
 struct Part<T> {
@@ -33,8 +42,8 @@ struct Part<T> {
     components: usize,
     n_in: usize,
     n_out: usize,
-    /// `[n_in, n_out]`: one for all species, or one for each, made when first needed.
-    weights: Vec<OnceLock<Vec<T>>>,
+    /// One for all species, or one for each, made when first needed.
+    weights: Vec<OnceLock<Weights<T>>>,
     /// Where the part's weights are in a row of the flat ones, and its scale.
     offset: usize,
     scale: f64,
@@ -114,7 +123,7 @@ impl<T: HasSlabs> Linear<T> {
         self.parts.iter().any(|p| p.weights.len() > 1)
     }
 
-    fn weights<'a>(&'a self, part: &'a Part<T>, species: u32) -> &'a [T] {
+    fn weights<'a>(&'a self, part: &'a Part<T>, species: u32) -> &'a Weights<T> {
         let set = if part.weights.len() > 1 { species as usize } else { 0 };
         part.weights[set].get_or_init(|| {
             let mut matrix = vec![T::zero(); part.n_in * part.n_out];
@@ -130,7 +139,8 @@ impl<T: HasSlabs> Linear<T> {
                     }
                 }
             }
-            matrix
+            let transposed = (0..matrix.len()).map(|k| matrix[k % part.n_in * part.n_out + k / part.n_in]).collect();
+            Weights { matrix, transposed }
         })
     }
 
@@ -165,7 +175,7 @@ impl<T: HasSlabs> Linear<T> {
                     (&mut y[part.to][start_out..], part.n_out),
                     accumulate || part.later,
                     (&x[part.from][start_in..], part.n_in, 1),
-                    (self.weights(part, species), part.n_out, 1),
+                    (&self.weights(part, species).matrix, part.n_out, 1),
                 );
             });
         }
@@ -190,7 +200,7 @@ impl<T: HasSlabs> Linear<T> {
                     (&mut dx[part.from][start_in..], part.n_in),
                     written[part.from],
                     (&g[part.to][start_out..], part.n_out, 1),
-                    (self.weights(part, species), 1, part.n_out),
+                    (&self.weights(part, species).transposed, part.n_in, 1),
                 );
             });
             written[part.from] = true;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -142,8 +142,9 @@ class Potential:
         Parameters
         ----------
         structures
-            A list of `ase.Atoms` or of dictionaries with `numbers` [N], `positions` [N, 3] in Å, and, where periodic, `cell` [3, 3] in Å and `pbc`. What a model asks for
-            besides (`total_charge`, …) is found in `info`. One structure alone gives one result instead of a list.
+            `ase.Atoms` or dictionaries with `numbers` [N], `positions` [N, 3] in Å, and, where periodic, `cell` [3, 3] in Å and `pbc`: a list of them, or an iterator that
+            gives one after another while others are computed. What a model asks for besides (`total_charge`, …) is found in `info`. One structure alone gives one result
+            instead of a list.
         errors
             "raise": a structure that cannot be evaluated raises its error, which has its `index`. "return": the error is in the place of its result.
 
@@ -158,25 +159,30 @@ class Potential:
             return result
         inputs = self._field.inputs
         if errors == "raise":
-            return [Evaluation.of(results) for results in self._field.evaluate(_structures.many(structures, inputs), True)]
+            return self._field.evaluate(_structures.many(structures, inputs), True, Evaluation.of)
         # Those that are no structures at all have their errors without being asked about.
         outcomes: list[Any] = []
-        good: list[tuple] = []
-        for index, structure in enumerate(structures):
-            try:
-                good.append(_structures.arrays(structure, inputs))
+
+        def good() -> Iterator[tuple]:
+            for index, structure in enumerate(structures):
+                try:
+                    converted = _structures.arrays(structure, inputs)
+                except (KeyError, TypeError, ValueError) as error:
+                    outcomes.append(_structures.named(index, error))
+                    continue
                 outcomes.append(None)
-            except (KeyError, TypeError, ValueError) as error:
-                outcomes.append(_structures.named(index, error))
+                yield converted
+
+        results = self._field.evaluate(good(), False, Evaluation.of)
         places = [index for index, outcome in enumerate(outcomes) if outcome is None]
-        for index, result in zip(places, self._field.evaluate(good, False), strict=True):
+        for index, result in zip(places, results, strict=True):
             if isinstance(result, TesseralError):
                 result.index = index
                 result.message = result.message.partition(": ")[2]
                 result.message = f"structure {index}: {result.message}"
                 outcomes[index] = result
             else:
-                outcomes[index] = Evaluation.of(result)
+                outcomes[index] = result
         return outcomes
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,15 +79,14 @@ def named(index: int, error: Exception) -> Exception:
     return type(error)(f"structure {index}: {error.args[0] if error.args else error}")
 
 
-def many(structures: Iterable[Any], inputs: Inputs = ()) -> list[tuple]:
-    """The same of many; what is wrong with one names it."""
-    converted = []
+def many(structures: Iterable[Any], inputs: Inputs = ()) -> Iterator[tuple]:
+    """The same of many, one after another; what is wrong with one names it."""
     for index, structure in enumerate(structures):
         try:
-            converted.append(arrays(structure, inputs))
+            converted = arrays(structure, inputs)
         except (KeyError, TypeError, ValueError) as error:
             raise named(index, error) from error
-    return converted
+        yield converted
 
 
 def with_results(atoms: Any, results: Mapping[str, Any] | None) -> Any:
