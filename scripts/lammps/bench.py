@@ -38,15 +38,15 @@ SYSTEMS = {
 }
 
 
-def lammps(folder: Path, elements: str, step: float, steps: int, ranks: int, threads: int) -> float:
-    """Seconds a step within LAMMPS' own loop."""
+def lammps(folder: Path, elements: str, step: float, steps: int, ranks: int, threads: int, skin: float) -> float:
+    """Seconds a step within LAMMPS' own loop, with its lists `skin` (Å) beyond the cutoff."""
     (folder / "in.bench").write_text(
         f"""units metal
 atom_style atomic
 read_data structure.data
 pair_style tesseral threads {threads}
 pair_coeff * * sevennet-0 {elements}
-neighbor 1.0 bin
+neighbor {skin} bin
 velocity all create 300 4928 loop geom
 timestep {step / 1000}
 fix 1 all nve
@@ -79,8 +79,9 @@ def molecular_dynamics(folder: Path, step: float, steps: int, threads: int) -> f
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    skin = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
     cores = os.cpu_count() or 1
-    print(f"{cores} cores, load {os.getloadavg()[0]:.2f}; medians of {rounds} rounds, ms a step")
+    print(f"{cores} cores, load {os.getloadavg()[0]:.2f}; skin of {skin} Å in LAMMPS; medians of {rounds} rounds, ms a step")
     results = {}
     for name, (structure, elements, step, steps) in SYSTEMS.items():
         with tempfile.TemporaryDirectory(prefix="tesseral-bench-") as scratch:
@@ -91,8 +92,8 @@ def main() -> None:
             # One after another in each round, so that all see the same machine.
             for _ in range(rounds):
                 times["md"].append(molecular_dynamics(folder, step, steps, 2))
-                times["lammps"].append(lammps(folder, elements, step, steps, 1, 2))
-                times["ranks"].append(lammps(folder, elements, step, steps, 2, 1))
+                times["lammps"].append(lammps(folder, elements, step, steps, 1, 2, skin))
+                times["ranks"].append(lammps(folder, elements, step, steps, 2, 1, skin))
         md, threads, ranks = (1e3 * statistics.median(times[key]) for key in ("md", "lammps", "ranks"))
         print(f"{name}: tesseral md, 2 threads {md:.2f}; lmp, 2 threads {threads:.2f}; lmp, 2 ranks of 1 thread {ranks:.2f}")
         print(f"  time in LAMMPS / time of tesseral md: {threads / md:.3f} (at most 1.10)")

@@ -7,7 +7,7 @@
 //!
 //! Kernels read rows of features 64 bytes at a time. glibc's allocator begins large blocks 16 bytes after a page, so that each read meets two lines of the cache,
 //! and it gives their pages back whenever they are freed. Programs should have an allocator that does neither, as all of Tesseral's have; how much it is worth
-//! is in `benches/results/2026-11-30-epyc-2-cores`.
+//! is in `benches/results/2026-11-30-xeon-2-cores`.
 //!
 //! ```ignore
 //! #[global_allocator]

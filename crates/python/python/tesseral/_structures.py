@@ -58,7 +58,9 @@ def arrays(structure: Any, inputs: Inputs = (), more: Mapping[str, np.ndarray] |
         cell = np.zeros((3, 3)) if cell is None else np.asarray(cell, dtype=np.float64)
         if cell.shape == (3,):
             cell = np.diag(cell)
-        pbc = np.broadcast_to(np.asarray(False if pbc is None else pbc, dtype=bool), 3)
+        pbc = np.asarray(False if pbc is None else pbc, dtype=bool)
+        if pbc.shape != (3,):
+            pbc = np.broadcast_to(pbc, 3)
     except (TypeError, ValueError) as error:
         raise InputError(f"these are no numbers, positions, cell and pbc of a structure: {error}") from error
     if numbers.ndim != 1 or positions.shape != (len(numbers), 3):
