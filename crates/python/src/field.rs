@@ -12,8 +12,12 @@ use crate::errors::Failure;
 use crate::process::{PerProcess, Process, detached, locked, number_of_threads, pipelined};
 use crate::structures::{Arrays, results};
 
-/// Structures that are evaluated while Python makes as many others ready: so many, or so many atoms.
-const CHUNK: (usize, usize) = (256, 20_000);
+/// Structures that are evaluated while Python makes as many others ready: so many on the CPU, which takes them one by one,
+const CHUNK: usize = 256;
+/// so many on a device, which takes them together,
+const DEVICE_CHUNK: usize = 4096;
+/// or so many atoms.
+const CHUNK_ATOMS: usize = 20_000;
 
 /// How far beyond the cutoff neighbours are listed on a device where nothing is said, Å.
 const DEVICE_SKIN: f64 = 0.5;
@@ -136,8 +140,11 @@ impl Loaded {
 
     /// How far beyond the cutoff neighbours are listed for a structure whose atoms move, Å.
     fn skin(&self) -> f64 {
-        let on_device = self.members.potentials().iter().any(|member| !member.devices().is_empty());
-        self.settings.skin.unwrap_or(if on_device { DEVICE_SKIN } else { 0.0 })
+        self.settings.skin.unwrap_or(if self.on_device() { DEVICE_SKIN } else { 0.0 })
+    }
+
+    fn on_device(&self) -> bool {
+        self.members.potentials().iter().any(|member| !member.devices().is_empty())
     }
 
     /// What computes, in the words of the command line, so that a run is gone on with by nothing else.
@@ -353,9 +360,10 @@ impl Field {
         let loaded = detached(py, self.threads, |_| self.loaded())?;
         let list = PyList::empty(py);
         let mut rest = many.try_iter()?;
+        let most = if loaded.on_device() { DEVICE_CHUNK } else { CHUNK };
         let chunk = || {
             let (mut chunk, mut atoms) = (Vec::new(), 0);
-            while chunk.len() < CHUNK.0 && atoms < CHUNK.1 {
+            while chunk.len() < most && atoms < CHUNK_ATOMS {
                 let Some(arrays) = rest.next() else { break };
                 let structure = arrays?.extract::<Arrays<'_>>()?.to_structure();
                 atoms += structure.as_ref().map_or(0, Structure::len);
