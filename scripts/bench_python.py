@@ -1,4 +1,4 @@
-"""Times the Python package: import, one step of the calculator beside the engine, and a batch of small structures beside a loop over the calculator.
+"""Times the Python package: import, one structure at a time by its size, a batch of small structures beside a loop over the calculator, and one step of the calculator.
 
     target/python/3.11/bin/python scripts/bench_python.py [--structures 1000] [--device cpu] [--threads N]
 
@@ -75,6 +75,13 @@ for name, make in {
 
     batch, one_by_one = fastest(lambda: potential.evaluate(many)), fastest(loop)
     figures[name] = {"structures": len(many), "batch, s": batch, "loop, s": one_by_one, "ratio": one_by_one / batch}
+
+for cells in (1, 2, 3, 4):
+    crystal = rattled(bulk("Si", cubic=True) * (cells, cells, cells))
+    # As many times as makes 512 atoms.
+    times = max(1, 512 // len(crystal))
+    alone = fastest(lambda crystal=crystal, times=times: [potential.evaluate([crystal]) for _ in range(times)])
+    figures[f"{len(crystal)} atoms of Si alone, µs an atom"] = 1e6 * alone / (times * len(crystal))
 
 # What Python adds to a step: the calculator against a batch of one.
 crystal = bulk("Si", cubic=True) * (4, 4, 4)

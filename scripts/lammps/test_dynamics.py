@@ -64,6 +64,11 @@ def thermo(output: str) -> np.ndarray:
     return np.array(rows)
 
 
+LONG = unittest.skipUnless(
+    os.environ.get("TESSERAL_LONG"), "skipped because TESSERAL_LONG is not set: 10,000 steps (in double precision with TESSERAL_TEST_TIMEOUT=1800)"
+)
+
+
 class Dynamics(LammpsTest):
     def test_atoms_crossing_ranks(self) -> None:
         # Hot enough that atoms change ranks and lists are made anew; the same trajectory on all numbers of ranks.
@@ -100,12 +105,12 @@ class Dynamics(LammpsTest):
             self.assertLess(abs(np.mean(total[-5:]) - np.mean(total[:5])), 2e-4)
             self.assertGreater(np.ptp(thermo(run.output)[:, 2]), 0.1)
 
-    @unittest.skipUnless(os.environ.get("TESSERAL_LONG"), "skipped because TESSERAL_LONG is not set: 10,000 steps")
+    @LONG
     def test_drift_over_ten_thousand_steps(self) -> None:
         for ranks in (1, 2):
             self.drift("f32", ranks)
 
-    @unittest.skipUnless(os.environ.get("TESSERAL_LONG"), "skipped because TESSERAL_LONG is not set: 10,000 steps")
+    @LONG
     def test_drift_over_ten_thousand_steps_in_double_precision(self) -> None:
         for ranks in (2, 1):
             self.drift("f64", ranks)

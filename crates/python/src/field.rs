@@ -153,7 +153,7 @@ impl Loaded {
         tesseral_loader::identity(names.zip(self.fingerprints.iter().map(String::as_str)), &self.read.options)
     }
 
-    /// Results of structures, those among them that are none included.
+    /// Results of structures; what is not one keeps its error.
     fn evaluate(&self, many: Vec<Result<Structure, Failure>>) -> Vec<Result<(Evaluation, Option<Spread>), Failure>> {
         let mut structures = Vec::with_capacity(many.len());
         let many: Vec<Result<(), Failure>> = many.into_iter().map(|structure| structure.map(|s| structures.push(s))).collect();

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use rayon::ThreadPool;
+use rayon::{Scope, ThreadPool};
 use tesseral_infer::Potential;
 
 use crate::errors::Failure;
@@ -178,11 +178,8 @@ pub(crate) fn interruptible<R: Send>(
     let stop = Arc::new(AtomicBool::new(false));
     let asked = &stop;
     let result = pool.in_place_scope(|scope| {
-        let (sender, receiver) = channel();
-        scope.spawn(move |_| {
-            sender.send(caught(|| work(asked))).ok();
-        });
-        waited(py, receiver, asked)
+        let receiver = begun(scope, move || work(asked));
+        waited(py, receiver, || asked.store(true, Ordering::Relaxed))
     });
     process.messages.deliver(py)?;
     result
@@ -199,17 +196,14 @@ pub(crate) fn pipelined<Piece: Send, Done: Send>(
 ) -> PyResult<()> {
     let process = Process::current();
     let pool = process.pool(threads).map_err(|failure| failure.raise(py))?;
-    let (work, stop) = (&work, AtomicBool::new(false));
+    let work = &work;
     let result = pool.in_place_scope(|scope| {
         let (mut next, mut done) = (make()?, None);
         while let Some(piece) = next {
-            let (sender, receiver) = channel();
-            scope.spawn(move |_| {
-                sender.send(caught(|| work(piece))).ok();
-            });
+            let receiver = begun(scope, move || work(piece));
             let here = done.take().map_or(Ok(()), &mut take).and_then(|()| make());
             // Even if something is wrong here: others may have Python's lock while this thread waits for the end.
-            let there = waited(py, receiver, &stop);
+            let there = waited(py, receiver, || ());
             (next, done) = (here?, Some(there?));
         }
         done.map_or(Ok(()), take)
@@ -218,8 +212,20 @@ pub(crate) fn pipelined<Piece: Send, Done: Send>(
     result
 }
 
-/// What comes from a thread that computes. Signals of Python make `stop` true and are raised in the end.
-fn waited<R: Send>(py: Python<'_>, mut receiver: Receiver<Result<R, Failure>>, stop: &AtomicBool) -> PyResult<R> {
+/// Has a thread compute; what comes of it can be received.
+fn begun<'scope, R: Send + 'scope>(
+    scope: &Scope<'scope>,
+    work: impl FnOnce() -> Result<R, Failure> + Send + 'scope,
+) -> Receiver<Result<R, Failure>> {
+    let (sender, receiver) = channel();
+    scope.spawn(move |_| {
+        sender.send(caught(work)).ok();
+    });
+    receiver
+}
+
+/// Waits for what a thread computes. When Python has an exception ready, `stop` is called; it is raised in the end.
+fn waited<R: Send>(py: Python<'_>, mut receiver: Receiver<Result<R, Failure>>, stop: impl Fn()) -> PyResult<R> {
     let mut interrupt = None;
     let result = loop {
         let received;
@@ -229,7 +235,7 @@ fn waited<R: Send>(py: Python<'_>, mut receiver: Receiver<Result<R, Failure>>, s
             Err(RecvTimeoutError::Disconnected) => break Err(Failure::new("internal error: a computation ended without a result")),
             Err(RecvTimeoutError::Timeout) => {
                 if let Err(error) = Process::current().messages.deliver(py).and_then(|()| py.check_signals()) {
-                    stop.store(true, Ordering::Relaxed);
+                    stop();
                     interrupt.get_or_insert(error);
                 }
             }
